@@ -1,0 +1,546 @@
+//! What keepers and operators ask of a group, and how an operator's command is followed.
+
+use crate::command::{Command, OperationResult, Progress, Refusal, RefusalCode};
+use crate::decide::{begin_election, begin_handover, best_standby, event, is_streaming};
+use crate::detect::{Verdict, judge};
+use crate::election::{Election, counts};
+use crate::event::{Cause, Event, EventKind, Operation};
+use crate::facts::Facts;
+use crate::goals::current_election;
+use crate::group::{Group, Member, Plan};
+use crate::ids::{Epoch, NodeId, Now};
+use crate::message::{Hello, Server};
+use crate::wal::Tli;
+
+/// A command that was taken.
+#[derive(Default)]
+pub(crate) struct Taken {
+    pub(crate) message: String,
+    pub(crate) events: Vec<Event>,
+    /// It is followed to its end.
+    pub(crate) watch: Option<Operation>,
+    /// There was nothing to do.
+    pub(crate) done: Option<OperationResult>,
+}
+
+/// Registers a keeper; returns its node id. `attended(id)`: a live keeper already speaks for it.
+pub(crate) fn register(
+    group: &mut Group,
+    hello: &Hello,
+    fresh_id: NodeId,
+    attended: &dyn Fn(NodeId) -> bool,
+) -> Result<NodeId, Refusal> {
+    if let (Some(ours), Some(theirs)) = (group.system_id, hello.system_id)
+        && ours != theirs
+    {
+        return Err(Refusal::new(
+            RefusalCode::Refused,
+            format!(
+                "the data directory of {} belongs to another cluster: its system identifier is \
+                 {theirs}, this group's is {ours}",
+                hello.name
+            ),
+            "point --pgdata at an empty directory, or join another --formation or --group",
+        ));
+    }
+    let known = hello.node_id.filter(|id| {
+        group.members.get(id).is_some_and(|m| m.name == hello.name)
+    });
+    if let Some(id) = known {
+        if let Some(member) = group.members.get_mut(&id) {
+            member.host.clone_from(&hello.host);
+            member.port = hello.port;
+        }
+        learn(group, hello);
+        return Ok(id);
+    }
+    if let Some(old) = group.member_named(&hello.name) {
+        if attended(old.id) {
+            return Err(Refusal::new(
+                RefusalCode::BadValue,
+                format!("the name {} is in use by a node that is alive", hello.name),
+                "give this keeper another --name, or stop the other one",
+            ));
+        }
+        // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
+        let old = old.id;
+        group.members.remove(&old);
+    }
+    // A keeper with an id that this record does not know: the record is older than the keeper.
+    let id = match hello.node_id {
+        Some(id) if hello.promise > Epoch(0) && !group.members.contains_key(&id) => id,
+        _ => fresh_id,
+    };
+    group.members.insert(
+        id,
+        Member {
+            id,
+            name: hello.name.clone(),
+            host: hello.host.clone(),
+            port: hello.port,
+            candidate_priority: hello.candidate_priority,
+            replication_quorum: hello.replication_quorum,
+            maintenance: false,
+            dropped: false,
+        },
+    );
+    learn(group, hello);
+    Ok(id)
+}
+
+/// DESIGN §4.19: what a keeper has fsynced may be newer than the store.
+fn learn(group: &mut Group, hello: &Hello) {
+    let newest = |g: &Group| g.rule().map(crate::rule::SyncRule::id);
+    let mut news: Vec<_> =
+        hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
+    let behind = hello.promise > group.epoch || !news.is_empty();
+    if !behind {
+        return;
+    }
+    news.sort_by_key(crate::rule::SyncRule::id);
+    group.epoch = group.epoch.max(hello.promise);
+    for rule in news {
+        group.last_rule_version = group.last_rule_version.max(rule.version);
+        group.epoch = group.epoch.max(rule.epoch);
+        group.rules.push(rule);
+    }
+    group.last_tli = group.last_tli.max(Tli(1));
+    group.plan = Plan::Recovering;
+    group.episode = None;
+}
+
+/// Checks a command and carries its first act out on the record.
+pub(crate) fn take(
+    group: &mut Group,
+    facts: &Facts,
+    command: &Command,
+    now: Now,
+) -> Result<Taken, Refusal> {
+    match command {
+        Command::Failover { allow_data_loss } => failover(group, facts, *allow_data_loss, now),
+        Command::Switchover { to } => {
+            switchover(group, facts, to.as_deref(), Operation::Switchover, now)
+        }
+        Command::Promotion { node } => {
+            let id = named(group, node)?.id;
+            if let Plan::Serving { primary } = group.plan
+                && primary == id
+            {
+                let message = format!("{node} is the primary already");
+                let done = Some(result(group, Operation::Promotion, Some(id), 0, Vec::new()));
+                return Ok(Taken { message, done, ..Taken::default() });
+            }
+            switchover(group, facts, Some(node), Operation::Promotion, now)
+        }
+        Command::SetNode { node, candidate_priority, replication_quorum } => {
+            set_node(group, node, *candidate_priority, *replication_quorum)
+        }
+        Command::SetSettings { number_sync_standbys, heartbeat_interval_ms, heartbeat_misses } => {
+            set_settings(group, *number_sync_standbys, *heartbeat_interval_ms, *heartbeat_misses)
+        }
+        Command::EnableMaintenance { node, allow_failover } => {
+            enable_maintenance(group, facts, node, *allow_failover, now)
+        }
+        Command::DisableMaintenance { node } => {
+            let id = named(group, node)?.id;
+            let member = member_mut(group, id)?;
+            if !member.maintenance {
+                return Err(refused(format!("{node} is not in maintenance"), ""));
+            }
+            member.maintenance = false;
+            let text = format!("{node} leaves maintenance");
+            let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
+            Ok(Taken { message: text, events, ..Taken::default() })
+        }
+        Command::DropNode { node, force } => drop_node(group, facts, node, *force, now),
+    }
+}
+
+fn refused(message: impl Into<String>, hint: &str) -> Refusal {
+    Refusal::new(RefusalCode::Refused, message, hint)
+}
+
+fn named<'a>(group: &'a Group, name: &str) -> Result<&'a Member, Refusal> {
+    group.member_named(name).ok_or_else(|| {
+        let names = group.names_of(group.members.keys().copied());
+        Refusal::new(
+            RefusalCode::NotFound,
+            format!("no node {name} in {}", group.key),
+            format!("its nodes are: {names}"),
+        )
+    })
+}
+
+fn member_mut(group: &mut Group, id: NodeId) -> Result<&mut Member, Refusal> {
+    group
+        .members
+        .get_mut(&id)
+        .ok_or_else(|| Refusal::new(RefusalCode::NotFound, "no such node", "pgctl show-state"))
+}
+
+/// Only one change of the primary at a time.
+fn must_be_serving(group: &Group) -> Result<NodeId, Refusal> {
+    match group.plan {
+        Plan::Serving { primary } if group.episode.is_none() => Ok(primary),
+        Plan::Serving { .. } => Err(refused(
+            "a change of the primary is not finished: its sync rule is not confirmed yet",
+            "wait for it: pgctl explain",
+        )),
+        _ => Err(refused(
+            format!("a change of the primary is under way ({})", group.plan.name()),
+            "wait until it has ended: pgctl show-state",
+        )),
+    }
+}
+
+fn failover(
+    group: &mut Group,
+    facts: &Facts,
+    allow_data_loss: bool,
+    now: Now,
+) -> Result<Taken, Refusal> {
+    if let Plan::Electing { accept_loss, handover: None, .. } = &mut group.plan {
+        if !allow_data_loss {
+            let hint = "pgctl explain says for whom; --allow-data-loss goes on without them";
+            return Err(refused("an election is under way and waits", hint));
+        }
+        *accept_loss = true;
+        if let Some(episode) = &mut group.episode {
+            episode.operation = Some(Operation::Failover);
+            episode.evidence.push("an operator accepts the loss of data".to_owned());
+        }
+        return Ok(Taken {
+            message: "data loss accepted".to_owned(),
+            watch: Some(Operation::Failover),
+            ..Taken::default()
+        });
+    }
+    let serving = matches!(group.plan, Plan::Serving { .. });
+    let verdict = group.rule().map(|rule| judge(group, facts, rule, now));
+    match (serving, verdict) {
+        (true, Some(Verdict::Fine)) => switchover(group, facts, None, Operation::Failover, now),
+        (true, Some(_)) if group.members.len() > 1 => {
+            let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
+            let operation = Some(Operation::Failover);
+            begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
+            if let Plan::Electing { accept_loss, .. } = &mut group.plan {
+                *accept_loss = allow_data_loss;
+            }
+            Ok(Taken {
+                message: "election begun".to_owned(),
+                watch: operation,
+                ..Taken::default()
+            })
+        }
+        (true, _) => Err(refused("there is no node to fail over to", "add a standby")),
+        (false, _) => must_be_serving(group).map(|_| Taken::default()),
+    }
+}
+
+fn switchover(
+    group: &mut Group,
+    facts: &Facts,
+    to: Option<&str>,
+    operation: Operation,
+    now: Now,
+) -> Result<Taken, Refusal> {
+    let wanted = to.map(|name| named(group, name).map(|m| m.id)).transpose()?;
+    let primary = must_be_serving(group)?;
+    let Some(rule) = group.rule().cloned() else {
+        return Err(refused("the group has no primary yet", ""));
+    };
+    if wanted == Some(primary) {
+        let name = group.name_of(primary);
+        return Err(refused(format!("{name} is the primary already"), "name a standby"));
+    }
+    if judge(group, facts, &rule, now) != Verdict::Fine {
+        let name = group.name_of(primary);
+        let hint = "pgctl perform-failover elects without it";
+        return Err(refused(format!("{name}, the primary, is not healthy"), hint));
+    }
+    let to = match wanted {
+        Some(id) => {
+            fit_for_handover(group, facts, id, now)?;
+            id
+        }
+        None => best_standby(group, facts, now).ok_or_else(|| {
+            refused("no standby can take over now", "pgctl explain says why for each")
+        })?,
+    };
+    begin_handover(group, primary, to, Cause::Operator, Some(operation), now);
+    let message = format!("{} hands over to {}", group.name_of(primary), group.name_of(to));
+    Ok(Taken { message, watch: Some(operation), ..Taken::default() })
+}
+
+/// Lag above which a switchover would keep clients waiting, in bytes.
+const HANDOVER_LAG: u64 = 16 * 1024 * 1024;
+
+fn fit_for_handover(group: &Group, facts: &Facts, id: NodeId, now: Now) -> Result<(), Refusal> {
+    let (Some(member), Some(rule)) = (group.members.get(&id), group.rule()) else { return Ok(()) };
+    let name = &member.name;
+    if member.maintenance {
+        let hint = format!("pgctl disable-maintenance {name}");
+        return Err(refused(format!("{name} is in maintenance"), &hint));
+    }
+    if member.candidate_priority == 0 {
+        let hint = format!("pgctl set-node {name} --candidate-priority 50");
+        return Err(refused(format!("{name} has candidate priority 0"), &hint));
+    }
+    if !is_streaming(group, facts, rule, id, now) {
+        let hint = format!("pgctl explain {name}");
+        return Err(refused(format!("{name} does not stream from the primary"), &hint));
+    }
+    let end = |id| facts.report(id).and_then(|r| r.position).map_or(0, |p| p.lsn.0);
+    let lag = end(rule.primary).saturating_sub(end(id));
+    if lag > HANDOVER_LAG {
+        return Err(refused(format!("{name} is {lag} bytes behind"), "wait until it has caught up"));
+    }
+    Ok(())
+}
+
+fn set_node(
+    group: &mut Group,
+    node: &str,
+    priority: Option<u32>,
+    quorum: Option<bool>,
+) -> Result<Taken, Refusal> {
+    let id = named(group, node)?.id;
+    if priority.is_some_and(|p| p > 100) {
+        return Err(Refusal::new(
+            RefusalCode::BadValue,
+            format!("candidate priority {} is out of range", priority.unwrap_or(0)),
+            "give a number from 0 to 100",
+        ));
+    }
+    if quorum == Some(false) {
+        let k = group.settings.number_sync_standbys as usize;
+        let left = group.members.values().filter(|m| m.id != id && counts(m)).count();
+        if k > 0 && left < k + 1 {
+            return Err(refused(
+                format!("number-sync-standbys is {k}: too few counted nodes would be left"),
+                "lower number-sync-standbys first: pgctl set-formation --number-sync-standbys 0",
+            ));
+        }
+    }
+    let member = member_mut(group, id)?;
+    member.candidate_priority = priority.unwrap_or(member.candidate_priority);
+    member.replication_quorum = quorum.unwrap_or(member.replication_quorum);
+    let text = format!(
+        "{node}: candidate priority {}, replication quorum {}",
+        member.candidate_priority, member.replication_quorum
+    );
+    let events = vec![event(group, EventKind::Setting, Some(id), text.clone())];
+    Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+fn set_settings(
+    group: &mut Group,
+    sync: Option<u32>,
+    interval_ms: Option<u64>,
+    misses: Option<u32>,
+) -> Result<Taken, Refusal> {
+    if let Some(k) = sync {
+        let counted = group.members.values().filter(|m| counts(m)).count();
+        if k as usize > counted.saturating_sub(1) && k > 0 {
+            return Err(refused(
+                format!("number-sync-standbys {k} needs {k} counted standbys, there are {}",
+                    counted.saturating_sub(1)),
+                "add standbys with replication-quorum true first",
+            ));
+        }
+    }
+    if interval_ms.is_some_and(|ms| !(100..=60_000).contains(&ms)) {
+        return Err(Refusal::new(
+            RefusalCode::BadValue,
+            "the heartbeat interval is out of range",
+            "give 100ms to 60s",
+        ));
+    }
+    if misses.is_some_and(|n| !(2..=100).contains(&n)) {
+        return Err(Refusal::new(
+            RefusalCode::BadValue,
+            "the number of heartbeat misses is out of range",
+            "give 2 to 100",
+        ));
+    }
+    let settings = &mut group.settings;
+    settings.number_sync_standbys = sync.unwrap_or(settings.number_sync_standbys);
+    settings.heartbeat_interval_ms = interval_ms.unwrap_or(settings.heartbeat_interval_ms);
+    settings.heartbeat_misses = misses.unwrap_or(settings.heartbeat_misses);
+    let text = format!(
+        "number-sync-standbys {}, heartbeat {} ms × {}",
+        settings.number_sync_standbys, settings.heartbeat_interval_ms, settings.heartbeat_misses
+    );
+    let events = vec![event(group, EventKind::Setting, None, text.clone())];
+    Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+fn enable_maintenance(
+    group: &mut Group,
+    facts: &Facts,
+    node: &str,
+    allow_failover: bool,
+    now: Now,
+) -> Result<Taken, Refusal> {
+    let id = named(group, node)?.id;
+    if group.members.get(&id).is_some_and(|m| m.maintenance) {
+        return Err(refused(format!("{node} is in maintenance already"), ""));
+    }
+    if group.rule().is_some_and(|r| r.primary == id) {
+        if !allow_failover {
+            let hint = format!("pgctl enable-maintenance {node} --allow-failover");
+            return Err(refused(format!("{node} is the primary"), &hint));
+        }
+        switchover(group, facts, None, Operation::Switchover, now)?;
+    }
+    member_mut(group, id)?.maintenance = true;
+    let text = format!("{node} enters maintenance");
+    let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
+    Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+fn drop_node(
+    group: &mut Group,
+    facts: &Facts,
+    node: &str,
+    force: bool,
+    now: Now,
+) -> Result<Taken, Refusal> {
+    let id = named(group, node)?.id;
+    if group.rule().is_some_and(|r| r.primary == id) {
+        return Err(refused(
+            format!("{node} is the primary"),
+            "pgctl perform-switchover first",
+        ));
+    }
+    let attended = facts.is_reachable(id, &group.settings, now)
+        && facts.node(id).is_some_and(|n| n.stream.is_some());
+    if !attended && !force {
+        let hint = format!("pgctl drop-node {node} --force");
+        return Err(refused(format!("{node} cannot be told: its keeper is not there"), &hint));
+    }
+    let text = format!("{node} is dropped");
+    let events = vec![event(group, EventKind::Node, Some(id), text.clone())];
+    if attended {
+        member_mut(group, id)?.dropped = true;
+    } else {
+        group.members.remove(&id);
+    }
+    Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+fn result(
+    group: &Group,
+    operation: Operation,
+    from: Option<NodeId>,
+    outage_ms: u64,
+    phases: Vec<crate::event::Phase>,
+) -> OperationResult {
+    let to = group.rule().map(|r| r.primary);
+    let member = to.and_then(|id| group.members.get(&id));
+    OperationResult {
+        operation: operation.as_str().to_owned(),
+        formationid: group.key.formation.clone(),
+        groupid: group.key.group,
+        epoch: group.epoch.0,
+        from: from.map(|id| group.name_of(id)),
+        to: member.map(|m| m.name.clone()).unwrap_or_default(),
+        host: member.map(|m| m.host.clone()).unwrap_or_default(),
+        port: member.map_or(0, |m| m.port),
+        outage_ms,
+        phases,
+    }
+}
+
+/// Somebody waits for an operation to end.
+#[derive(Clone)]
+pub(crate) struct Watcher {
+    pub(crate) id: u64,
+    operation: Operation,
+    from: Option<NodeId>,
+    phases_told: usize,
+    waiting_told: Option<(String, String)>,
+    /// The episode as last seen: its end takes it out of the record.
+    last: Option<crate::event::Episode>,
+    began: Now,
+}
+
+impl Watcher {
+    pub(crate) fn new(id: u64, operation: Operation, group: &Group, now: Now) -> Self {
+        let from = group.episode.as_ref().and_then(|e| e.from);
+        Watcher {
+            id,
+            operation,
+            from,
+            phases_told: 0,
+            waiting_told: None,
+            last: group.episode.clone(),
+            began: now,
+        }
+    }
+
+    /// Tells what is new. Returns false when the operation has ended.
+    pub(crate) fn look(
+        &mut self,
+        group: &Group,
+        facts: &Facts,
+        now: Now,
+        events: &[Event],
+        out: &mut Vec<Progress>,
+    ) -> bool {
+        if let Some(episode) = &group.episode {
+            self.last = Some(episode.clone());
+            self.tell_phases(episode.phases(), out);
+            self.tell_waiting(group, facts, now, out);
+            return true;
+        }
+        let Plan::Serving { primary } = group.plan else { return true };
+        // The closing event carries the phases that came with the end.
+        let closing = events.iter().rev().find(|e| !e.phases.is_empty());
+        let phases = closing.map_or_else(
+            || self.last.as_ref().map(crate::event::Episode::phases).unwrap_or_default(),
+            |e| e.phases.clone(),
+        );
+        self.tell_phases(phases.clone(), out);
+        let mut last = self.last.clone();
+        if let Some(episode) = &mut last {
+            episode.mark("end", now.wall_ms);
+        }
+        let outage_ms = last.map_or(now.mono_ms - self.began.mono_ms, |e| e.outage_ms());
+        let result = result(group, self.operation, self.from, outage_ms, phases);
+        out.push(if self.from == Some(primary) {
+            Progress::RolledBack(result)
+        } else {
+            Progress::Done(result)
+        });
+        false
+    }
+
+    fn tell_phases(&mut self, phases: Vec<crate::event::Phase>, out: &mut Vec<Progress>) {
+        let told = self.phases_told;
+        self.phases_told = told.max(phases.len());
+        out.extend(phases.into_iter().skip(told).map(Progress::Phase));
+    }
+
+    fn tell_waiting(&mut self, group: &Group, facts: &Facts, now: Now, out: &mut Vec<Progress>) {
+        let waits = match (&group.plan, current_election(group, facts, now)) {
+            (_, Some(Election::Wait(wait))) => crate::decide::waiting_words(group, &wait),
+            (Plan::Handover { from, .. }, _) => {
+                ("checkpoints before the handover".to_owned(), group.name_of(*from))
+            }
+            (Plan::Promoting { winner, .. }, _) => {
+                ("the winner to be writable".to_owned(), group.name_of(*winner))
+            }
+            (Plan::Serving { primary }, _) => {
+                let down = facts.report(*primary).is_none_or(|r| r.server != Server::Primary);
+                let what = if down { "the primary" } else { "a standby to confirm the sync rule" };
+                (what.to_owned(), group.name_of(*primary))
+            }
+            _ => return,
+        };
+        if self.waiting_told.as_ref() != Some(&waits) {
+            self.waiting_told = Some(waits.clone());
+            out.push(Progress::Waiting { what: waits.0, who: waits.1 });
+        }
+    }
+}

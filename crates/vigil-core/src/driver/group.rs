@@ -1,0 +1,345 @@
+//! The monitor's loop over one group.
+
+use std::collections::BTreeMap;
+
+use crate::command::{Command, Refusal};
+use crate::decide::{decide, event};
+use crate::driver::command::{self, Watcher};
+use crate::event::{Event, EventKind};
+use crate::explain::{Clock, view};
+use crate::facts::Facts;
+use crate::goals::{Assignment, goals};
+use crate::group::{Group, Plan};
+use crate::ids::{NodeId, Now};
+use crate::message::{Hello, Order, Peer, Report, Server, Welcome};
+use crate::view::GroupView;
+
+pub use crate::command::Progress;
+
+/// What happens to a group.
+#[derive(Clone, PartialEq, Debug)]
+pub enum GroupInput {
+    /// A keeper introduces itself over stream `stream`. `fresh_id` is a node id never used
+    /// before (from the store's sequence), used only if the node is new.
+    Hello { stream: u64, hello: Hello, fresh_id: NodeId },
+    /// Stream `stream` of `node` has ended.
+    Closed { stream: u64, node: NodeId },
+    Report { stream: u64, node: NodeId, report: Box<Report> },
+    Command { id: u64, command: Command },
+    Tick,
+}
+
+/// What the shell has to do, in this order: commit `record` and `events` in one transaction (if
+/// there are any), then the rest. If the commit fails, nothing of it may be done: call
+/// [`GroupDriver::rollback`]. After it: [`GroupDriver::committed`].
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct GroupOutput {
+    pub record: Option<Box<Group>>,
+    pub events: Vec<Event>,
+    /// Answers to [`GroupInput::Hello`], by stream.
+    pub welcomes: Vec<(u64, Result<Welcome, Refusal>)>,
+    /// Orders by stream.
+    pub orders: Vec<(u64, NodeId, Order)>,
+    /// Whether a command was taken, by command id.
+    pub replies: Vec<(u64, Result<String, Refusal>)>,
+    /// How far a `perform-*` command is, by command id. Ends with a final one.
+    pub progress: Vec<(u64, Progress)>,
+}
+
+/// Orders of one committed version of the record are numbered below this.
+const ORDERS_PER_VERSION: u64 = 1_000_000;
+
+/// One group: its durable record and what was heard since the monitor started.
+pub struct GroupDriver {
+    group: Group,
+    facts: Facts,
+    /// What was last ordered, by node, on its present stream.
+    ordered: BTreeMap<NodeId, (u64, Assignment)>,
+    order_count: u64,
+    watchers: Vec<Watcher>,
+    /// What the store has, while an output is not committed yet.
+    before: Option<Box<(Group, Facts, BTreeMap<NodeId, (u64, Assignment)>, Vec<Watcher>)>>,
+    /// False until a commit has moved the version: orders of this process must be numbered above
+    /// those of the one before.
+    incarnated: bool,
+}
+
+impl GroupDriver {
+    /// `group` as the store has it.
+    pub fn new(group: Group, now: Now) -> Self {
+        GroupDriver {
+            group,
+            facts: Facts::new(now),
+            ordered: BTreeMap::new(),
+            order_count: 0,
+            watchers: Vec::new(),
+            before: None,
+            incarnated: false,
+        }
+    }
+
+    pub fn group(&self) -> &Group {
+        &self.group
+    }
+
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    /// Takes one input in and says what to do.
+    pub fn handle(&mut self, input: GroupInput, now: Now) -> GroupOutput {
+        let mut out = GroupOutput::default();
+        self.facts.note_time(&self.group.settings, now);
+        let before =
+            (self.group.clone(), self.facts.clone(), self.ordered.clone(), self.watchers.clone());
+        match input {
+            GroupInput::Hello { stream, hello, fresh_id } => {
+                let answer = self.hello(stream, &hello, fresh_id, now);
+                out.welcomes.push((stream, answer));
+            }
+            GroupInput::Closed { stream, node } => {
+                let facts = self.facts.node_mut(node);
+                if facts.stream == Some(stream) {
+                    facts.stream = None;
+                    facts.closed_ms = Some(now.mono_ms);
+                    self.ordered.remove(&node);
+                    self.forget_dropped(node, &mut out.events);
+                }
+            }
+            GroupInput::Report { stream, node, report } => {
+                self.report(stream, node, *report, now, &mut out.events);
+            }
+            GroupInput::Command { id, command } => {
+                let answer = command::take(&mut self.group, &self.facts, &command, now);
+                self.answer(id, answer, now, &mut out);
+            }
+            GroupInput::Tick => {}
+        }
+        self.settle(now, &mut out.events);
+        if self.group != before.0 || !self.incarnated {
+            self.incarnated = true;
+            self.group.version = before.0.version + 1;
+            self.order_count = 0;
+            out.record = Some(Box::new(self.group.clone()));
+        }
+        self.give_orders(now, &mut out);
+        self.watch(now, &mut out);
+        if out.record.is_some() || !out.events.is_empty() {
+            self.before = Some(Box::new(before));
+        }
+        out
+    }
+
+    /// The commit of the last output failed: back to what the store has.
+    pub fn rollback(&mut self) {
+        if let Some(before) = self.before.take() {
+            (self.group, self.facts, self.ordered, self.watchers) = *before;
+            self.incarnated = false;
+        }
+    }
+
+    /// The last output is durable.
+    pub fn committed(&mut self) {
+        self.before = None;
+    }
+
+    /// Until the next [`GroupInput::Tick`] is due, in milliseconds.
+    pub fn wake_in_ms(&self, _now: Now) -> u64 {
+        match self.group.plan {
+            Plan::Serving { .. } | Plan::Forming { .. } | Plan::Recovering => {
+                (self.group.settings.heartbeat_interval_ms / 10).clamp(10, 100)
+            }
+            Plan::Handover { .. } | Plan::Electing { .. } | Plan::Promoting { .. } => 10,
+        }
+    }
+
+    /// What people see. `clock` renders wall-clock milliseconds as RFC 3339.
+    pub fn view(&self, now: Now, clock: Clock) -> GroupView {
+        view(&self.group, &self.facts, now, clock)
+    }
+
+    fn hello(
+        &mut self,
+        stream: u64,
+        hello: &Hello,
+        fresh_id: NodeId,
+        now: Now,
+    ) -> Result<Welcome, Refusal> {
+        let (facts, settings) = (&self.facts, self.group.settings);
+        let reachable = |id| {
+            let open = facts.node(id).is_some_and(|n| n.stream.is_some());
+            open && facts.is_reachable(id, &settings, now)
+        };
+        let node_id = command::register(&mut self.group, hello, fresh_id, &reachable)?;
+        let facts = self.facts.node_mut(node_id);
+        facts.stream = Some(stream);
+        facts.closed_ms = None;
+        facts.heard_ms = Some(now.mono_ms);
+        // What it said before its connection broke no longer counts: it may have been restarted.
+        facts.report = None;
+        self.ordered.remove(&node_id);
+        Ok(Welcome { node_id, settings: self.group.settings })
+    }
+
+    fn report(
+        &mut self,
+        stream: u64,
+        id: NodeId,
+        report: Report,
+        now: Now,
+        events: &mut Vec<Event>,
+    ) {
+        if !self.group.members.contains_key(&id) {
+            return;
+        }
+        let state_before = self.facts.node(id).and_then(|n| n.state);
+        if !self.facts.take_report(stream, id, report, now) {
+            return;
+        }
+        if let Some(primary) = self.group.primary() {
+            if primary == id {
+                self.facts.note_senders(&self.group, primary, now);
+            }
+            self.note_rejoin(id, state_before, events);
+        }
+        self.note_problem(id, events);
+    }
+
+    fn note_rejoin(
+        &self,
+        id: NodeId,
+        before: Option<crate::state::NodeState>,
+        events: &mut Vec<Event>,
+    ) {
+        use crate::state::NodeState;
+        let now = self.facts.node(id).and_then(|n| n.state);
+        let was_away = before.is_some_and(|s| s != NodeState::Secondary);
+        if now == Some(NodeState::Secondary) && was_away {
+            let name = self.group.name_of(id);
+            let text = format!("{name} streams from the primary again");
+            events.push(Event {
+                reported: now,
+                ..event(&self.group, EventKind::Rejoin, Some(id), text)
+            });
+        }
+    }
+
+    fn note_problem(&mut self, id: NodeId, events: &mut Vec<Event>) {
+        let group = &self.group;
+        let facts = self.facts.node_mut(id);
+        let problem = facts.report.as_ref().and_then(|r| r.problem.clone());
+        let code = problem.as_ref().map(|p| p.code.clone());
+        if facts.problem_noted == code {
+            return;
+        }
+        facts.problem_noted = code;
+        if let Some(problem) = problem {
+            let text = format!("{}: {}", problem.code, problem.text);
+            events.push(event(group, EventKind::Node, Some(id), text));
+        }
+    }
+
+    /// A dropped node goes from the record once its keeper has stopped (or at once if it was
+    /// dropped by force, see `command`).
+    fn forget_dropped(&mut self, id: NodeId, events: &mut Vec<Event>) {
+        let stopped = self.facts.report(id).is_some_and(|r| {
+            matches!(r.server, Server::Stopped | Server::NoData)
+        });
+        let dropped = self.group.members.get(&id).is_some_and(|m| m.dropped);
+        if dropped && stopped {
+            let text = format!("{} has left the group", self.group.name_of(id));
+            events.push(event(&self.group, EventKind::Node, Some(id), text));
+            self.group.members.remove(&id);
+            self.facts.nodes.remove(&id);
+        }
+    }
+
+    /// Decides until nothing changes. Every plan leads on to the next by what was heard, so a few
+    /// rounds do; the bound is for the case that this reasoning is wrong.
+    fn settle(&mut self, now: Now, events: &mut Vec<Event>) {
+        for _ in 0..8 {
+            let plan = self.group.plan.clone();
+            let rules = self.group.rules.last().map(crate::rule::SyncRule::id);
+            let more = decide(&mut self.group, &self.facts, now);
+            let same = self.group.plan == plan && more.is_empty();
+            events.extend(more);
+            if self.group.plan != plan {
+                self.facts.plan_since = now;
+            }
+            let newest = self.group.rules.last().map(crate::rule::SyncRule::id);
+            if newest != rules {
+                self.facts.rule_since_ms = now.mono_ms;
+            }
+            if same && newest == rules {
+                return;
+            }
+        }
+    }
+
+    fn give_orders(&mut self, now: Now, out: &mut GroupOutput) {
+        let resend = out.record.is_some();
+        for (id, wish) in goals(&self.group, &self.facts, now) {
+            let Some(stream) = self.facts.node(id).and_then(|n| n.stream) else { continue };
+            let last = self.ordered.get(&id).filter(|(at, _)| *at == stream).map(|(_, a)| a);
+            // A new record may change peers, rules or settings too: cheap, and rare.
+            if last == Some(&wish) && !resend {
+                continue;
+            }
+            self.order_count += 1;
+            let order = self.order(&wish);
+            self.ordered.insert(id, (stream, wish));
+            out.orders.push((stream, id, order));
+        }
+    }
+
+    fn order(&self, wish: &Assignment) -> Order {
+        let peer = |m: &crate::group::Member| Peer {
+            id: m.id,
+            name: m.name.clone(),
+            host: m.host.clone(),
+            port: m.port,
+        };
+        Order {
+            epoch: wish.epoch,
+            seq: self.group.version * ORDERS_PER_VERSION + self.order_count,
+            goal_state: wish.state,
+            goal: wish.goal.clone(),
+            rules: self.group.rules.clone(),
+            peers: self.group.members.values().filter(|m| !m.dropped).map(peer).collect(),
+            settings: self.group.settings,
+            replication_password: self.group.replication_password.clone(),
+        }
+    }
+
+    fn answer(
+        &mut self,
+        id: u64,
+        answer: Result<command::Taken, Refusal>,
+        now: Now,
+        out: &mut GroupOutput,
+    ) {
+        match answer {
+            Err(refusal) => out.replies.push((id, Err(refusal))),
+            Ok(taken) => {
+                out.replies.push((id, Ok(taken.message)));
+                out.events.extend(taken.events);
+                if let Some(done) = taken.done {
+                    out.progress.push((id, Progress::Done(done)));
+                } else if let Some(operation) = taken.watch {
+                    self.watchers.push(Watcher::new(id, operation, &self.group, now));
+                }
+            }
+        }
+    }
+
+    fn watch(&mut self, now: Now, out: &mut GroupOutput) {
+        let mut watchers = std::mem::take(&mut self.watchers);
+        watchers.retain_mut(|watcher| {
+            let mut told = Vec::new();
+            let goes_on = watcher.look(&self.group, &self.facts, now, &out.events, &mut told);
+            out.progress.extend(told.into_iter().map(|p| (watcher.id, p)));
+            goes_on
+        });
+        self.watchers = watchers;
+    }
+}

@@ -1,0 +1,320 @@
+//! What people see: the state table, what is waited for, alerts, and findings with remedies.
+
+use std::collections::BTreeMap;
+
+use crate::decide::{awaited_in_recovery, waiting_words};
+use crate::detect::{Verdict, can_be_won, judge};
+use crate::election::{Election, WaitFor, still_leads};
+use crate::facts::{Facts, Reach};
+use crate::goals::{Assignment, current_election, goals};
+use crate::group::{Group, Member, Plan};
+use crate::ids::{NodeId, Now};
+use crate::message::{Report, Server};
+use crate::state::NodeState;
+use crate::sync::is_countable;
+use crate::view::{Alert, Finding, GroupView, NodeFindings, NodeView, Waiting};
+
+/// Renders a wall-clock time for people; handed in, because the core knows no calendar.
+pub type Clock<'a> = &'a dyn Fn(i64) -> String;
+
+/// The whole view of a group.
+pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
+    let assigned = goals(group, facts, now);
+    let rule = group.rule();
+    let writable = rule.filter(|r| {
+        facts.fresh(r.primary, &group.settings, now).is_some_and(|report| {
+            still_leads(report, r) && report.in_force.is_some_and(|f| f.epoch == r.epoch)
+        })
+    });
+    let promotable = group.members.values().filter(|m| is_promotable(group, facts, m, now)).count();
+    let observed = rule.map_or(0, |r| {
+        r.members.iter().filter(|id| is_countable(group, facts, r, **id, now)).count()
+    });
+    let mut view = GroupView {
+        formation: group.key.formation.clone(),
+        group: group.key.group,
+        plan: group.plan.name().to_owned(),
+        epoch: group.epoch,
+        nodes: group.members.values().map(|m| row(group, facts, &assigned, m, now, clock)).collect(),
+        waiting_on: waiting(group, facts, now, clock),
+        alerts: Vec::new(),
+        findings: group
+            .members
+            .values()
+            .map(|m| NodeFindings {
+                nodename: m.name.clone(),
+                findings: findings(group, facts, m, now),
+            })
+            .filter(|f| !f.findings.is_empty())
+            .collect(),
+        writable: writable.map(|r| r.primary),
+        sync_expected: rule.map_or(0, |r| u32::try_from(r.members.len()).unwrap_or(u32::MAX)),
+        sync_observed: u32::try_from(observed).unwrap_or(u32::MAX),
+        promotable_standbys: u32::try_from(promotable).unwrap_or(u32::MAX),
+    };
+    view.alerts = alerts(group, facts, &view, now);
+    view
+}
+
+fn is_promotable(group: &Group, facts: &Facts, member: &Member, now: Now) -> bool {
+    let primary = group.rule().map(|r| r.primary);
+    Some(member.id) != primary
+        && member.candidate_priority > 0
+        && !member.maintenance
+        && !member.dropped
+        && facts
+            .fresh(member.id, &group.settings, now)
+            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving)
+}
+
+fn row(
+    group: &Group,
+    facts: &Facts,
+    assigned: &BTreeMap<NodeId, Assignment>,
+    member: &Member,
+    now: Now,
+    clock: Clock,
+) -> NodeView {
+    let heard = facts.node(member.id);
+    let report = heard.and_then(|n| n.report.as_ref());
+    let reported = heard.and_then(|n| n.state).unwrap_or(NodeState::Init);
+    let rule = group.rule();
+    let sync = rule.map_or("-", |r| sync_word(group, facts, r, member.id, now));
+    let end = rule.and_then(|r| facts.report(r.primary)?.position);
+    let lag = match (end, report.and_then(|r| r.position)) {
+        _ if rule.is_some_and(|r| r.primary == member.id) => Some(0),
+        (Some(end), Some(own)) => Some(end.lsn.bytes_since(own.lsn)),
+        _ => None,
+    };
+    NodeView {
+        nodeid: member.id,
+        nodename: member.name.clone(),
+        nodehost: member.host.clone(),
+        nodeport: member.port,
+        formationid: group.key.formation.clone(),
+        groupid: group.key.group,
+        reportedstate: reported,
+        goalstate: assigned.get(&member.id).map_or(reported, |a| a.state),
+        health: health(group, facts, member.id, now),
+        reportedlsn: report.and_then(|r| r.position).map(|p| p.lsn),
+        reportedtli: report.and_then(|r| r.position).map(|p| p.tli),
+        candidatepriority: member.candidate_priority,
+        replicationquorum: member.replication_quorum,
+        epoch: report.map_or(crate::ids::Epoch(0), |r| r.promise),
+        lag_bytes: lag,
+        sync: sync.to_owned(),
+        since: clock(heard.map_or(now.wall_ms, |n| n.state_since_wall_ms)),
+    }
+}
+
+fn sync_word(
+    group: &Group,
+    facts: &Facts,
+    rule: &crate::rule::SyncRule,
+    id: NodeId,
+    now: Now,
+) -> &'static str {
+    let streams = facts.fresh(rule.primary, &group.settings, now).is_some_and(|p| {
+        p.senders.iter().any(|s| s.streaming && group.member_named(&s.name).is_some_and(|m| m.id == id))
+    });
+    match (rule.members.contains(&id) && rule.acks > 0, streams) {
+        (true, true) => "quorum",
+        (false, true) => "async",
+        (_, false) => "-",
+    }
+}
+
+/// 1 good, 0 bad, −1 unknown.
+pub fn health(group: &Group, facts: &Facts, id: NodeId, now: Now) -> i32 {
+    match facts.reach(id, &group.settings, now) {
+        Reach::Unknown => -1,
+        Reach::Unreachable => 0,
+        Reach::Reachable => match facts.report(id).map(|r| r.server) {
+            None => -1,
+            Some(Server::Primary | Server::Standby)
+                if facts.node(id).is_some_and(|n| n.stream.is_some()) =>
+            {
+                1
+            }
+            Some(_) => 0,
+        },
+    }
+}
+
+fn waiting(group: &Group, facts: &Facts, now: Now, clock: Clock) -> Vec<Waiting> {
+    let since = clock(facts.plan_since.wall_ms);
+    let wait = |what: String, who: String| Waiting { what, who, since: since.clone() };
+    let mut waits = Vec::new();
+    match &group.plan {
+        Plan::Forming { founder: None } => {
+            waits.push(wait("a first node".to_owned(), "any keeper".to_owned()));
+        }
+        Plan::Forming { founder: Some(id) } => {
+            waits.push(wait("the first primary to come up".to_owned(), group.name_of(*id)));
+        }
+        Plan::Recovering => {
+            let who = group.names_of(awaited_in_recovery(group, facts, now));
+            waits.push(wait("every node to be heard: this monitor's record is old".to_owned(), who));
+        }
+        Plan::Handover { from, .. } => {
+            waits.push(wait("checkpoints before the handover".to_owned(), group.name_of(*from)));
+        }
+        Plan::Electing { .. } => match current_election(group, facts, now) {
+            Some(Election::Wait(why)) => {
+                let (what, who) = waiting_words(group, &why);
+                waits.push(wait(what, who));
+            }
+            Some(Election::Fetch { who, source, .. }) => {
+                let what = format!("WAL to be fetched from {}", group.name_of(source));
+                waits.push(wait(what, group.name_of(who)));
+            }
+            _ => {}
+        },
+        Plan::Promoting { winner, .. } => {
+            waits.push(wait("the winner to be writable".to_owned(), group.name_of(*winner)));
+        }
+        Plan::Serving { .. } => serving_waits(group, facts, now, &wait, &mut waits),
+    }
+    waits
+}
+
+fn serving_waits(
+    group: &Group,
+    facts: &Facts,
+    now: Now,
+    wait: &dyn Fn(String, String) -> Waiting,
+    waits: &mut Vec<Waiting>,
+) {
+    let Some(rule) = group.rule() else { return };
+    match judge(group, facts, rule, now) {
+        Verdict::Lost { .. } => {
+            if let Err(lacking) = can_be_won(group, facts, now) {
+                let what = "enough nodes to replace the lost primary, or the primary".to_owned();
+                waits.push(wait(what, group.names_of(lacking)));
+            }
+        }
+        Verdict::Suspect { why } => waits.push(wait(why, group.name_of(rule.primary))),
+        Verdict::Unknown => waits.push(wait(
+            "a first report since the monitor started".to_owned(),
+            group.name_of(rule.primary),
+        )),
+        Verdict::Fine => {}
+    }
+    if !group.is_covered() {
+        let who = if rule.members.is_empty() {
+            "a standby".to_owned()
+        } else {
+            group.names_of(rule.members.iter().copied())
+        };
+        waits.push(wait(format!("{} standbys to confirm the sync rule", rule.acks), who));
+    }
+}
+
+fn alerts(group: &Group, facts: &Facts, view: &GroupView, now: Now) -> Vec<Alert> {
+    let mut alerts = Vec::new();
+    let mut alert = |code: &str, text: String| {
+        alerts.push(Alert { code: code.to_owned(), text });
+    };
+    let forming = matches!(group.plan, Plan::Forming { .. });
+    if view.writable.is_none() && !forming {
+        alert("no_writable_primary", "no node accepts writes now".to_owned());
+    }
+    if group.members.len() > 1 && view.promotable_standbys == 0 && !forming {
+        alert(
+            "no_promotable_standby",
+            "if the primary is lost now, nobody can take over".to_owned(),
+        );
+    }
+    if view.sync_observed < view.sync_expected {
+        alert(
+            "sync_below_expected",
+            format!("{} of {} counted standbys stream", view.sync_observed, view.sync_expected),
+        );
+    }
+    for member in group.members.values() {
+        match facts.reach(member.id, &group.settings, now) {
+            Reach::Unreachable => {
+                alert("node_unreachable", format!("nothing is heard from {}", member.name));
+            }
+            Reach::Unknown => {
+                alert("node_unknown", format!("{} has not been heard yet", member.name));
+            }
+            Reach::Reachable => {}
+        }
+        if let Some(problem) = facts.report(member.id).and_then(|r| r.problem.as_ref()) {
+            alert(&problem.code, format!("{}: {}", member.name, problem.text));
+        }
+    }
+    alerts
+}
+
+fn findings(group: &Group, facts: &Facts, member: &Member, now: Now) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut find = |code: &str, cause: String, remedy: String| {
+        found.push(Finding { code: code.to_owned(), cause, remedy });
+    };
+    let name = &member.name;
+    if facts.reach(member.id, &group.settings, now) == Reach::Unreachable {
+        let cause = format!("no heartbeat from {name}'s keeper");
+        let remedy = format!("see whether {} is up, then start vigil-keeper there", member.host);
+        find("unreachable", cause, remedy);
+    }
+    if let Some(report) = facts.fresh(member.id, &group.settings, now) {
+        node_findings(group, member, report, &mut find);
+    }
+    if member.candidate_priority == 0 {
+        let cause = format!("{name} has candidate priority 0 and is never elected");
+        find("priority_0", cause, format!("pgctl set-node {name} --candidate-priority 50"));
+    }
+    if let Plan::Electing { .. } = group.plan
+        && let Some(Election::Wait(wait @ (WaitFor::Pledges(_) | WaitFor::Candidate))) =
+            current_election(group, facts, now)
+    {
+        let (what, who) = waiting_words(group, &wait);
+        let short = match &wait {
+            WaitFor::Pledges(short) => short.iter().any(|s| {
+                s.primary == member.id || s.silent.contains(&member.id)
+            }),
+            _ => member.candidate_priority == 0,
+        };
+        if short && !matches!(wait, WaitFor::Candidate) {
+            let remedy = format!(
+                "start {name}; if it is lost for good: pgctl perform-failover --allow-data-loss"
+            );
+            find("election_waits", format!("the election waits for {what}: {who}"), remedy);
+        }
+    }
+    found
+}
+
+fn node_findings(
+    group: &Group,
+    member: &Member,
+    report: &Report,
+    find: &mut dyn FnMut(&str, String, String),
+) {
+    let name = &member.name;
+    if let Some(problem) = &report.problem {
+        let remedy = match problem.code.as_str() {
+            "foreign_data" => "move that directory away, then restart the keeper".to_owned(),
+            _ => format!("see the log of {name}'s keeper; it tries again by itself"),
+        };
+        find(&problem.code, problem.text.clone(), remedy);
+    }
+    match report.server {
+        Server::Hung => find(
+            "postgres_hung",
+            format!("{name}'s Postgres runs but does not answer in time"),
+            "the keeper kills it as soon as a standby can take over".to_owned(),
+        ),
+        Server::Stopped if !member.maintenance => find(
+            "postgres_stopped",
+            format!("{name}'s Postgres is stopped"),
+            format!("its keeper starts it when it may; now: {}", group.plan.name()),
+        ),
+        _ => {}
+    }
+    if let Some(doing) = report.doing.as_ref().filter(|d| d.starts_with("waiting")) {
+        find("waiting", format!("{name} is {doing}"), "nothing: it goes on by itself".to_owned());
+    }
+}

@@ -1,0 +1,173 @@
+//! What the monitor has heard since it started. Volatile: nothing here needs to survive.
+
+use std::collections::BTreeMap;
+
+use crate::group::{Group, Settings};
+use crate::ids::{Epoch, NodeId, Now};
+use crate::message::{Report, Server};
+use crate::rule::{Pledge, Pledges};
+use crate::state::NodeState;
+
+/// Reachability has three values: "not heard of yet" is not "gone".
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    Reachable,
+    Unreachable,
+    Unknown,
+}
+
+/// One node as heard.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct NodeFacts {
+    pub stream: Option<u64>,
+    /// When its last stream ended, if none is open now. Monotonic milliseconds, like all here.
+    pub closed_ms: Option<u64>,
+    pub heard_ms: Option<u64>,
+    pub report: Option<Report>,
+    /// The best pledge told for the highest epoch. A pledge cannot be taken back.
+    pub pledge: Option<Pledge>,
+    pub pledged_wall_ms: Option<i64>,
+    /// When the present primary was last seen to stream to it.
+    pub streamed_ms: Option<u64>,
+    pub state: Option<NodeState>,
+    pub state_since_wall_ms: i64,
+    /// The problem last put into an event.
+    pub problem_noted: Option<String>,
+    /// Dropped, and its keeper has confirmed that it stopped.
+    pub drop_confirmed: bool,
+}
+
+/// Everything heard.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Facts {
+    pub nodes: BTreeMap<NodeId, NodeFacts>,
+    pub started_ms: u64,
+    /// When the plan last changed.
+    pub plan_since: Now,
+    pub last_tick_ms: u64,
+    /// When the newest rule was recorded (or the monitor started).
+    pub rule_since_ms: u64,
+}
+
+impl Facts {
+    pub fn new(now: Now) -> Self {
+        Facts {
+            nodes: BTreeMap::new(),
+            started_ms: now.mono_ms,
+            plan_since: now,
+            last_tick_ms: now.mono_ms,
+            rule_since_ms: now.mono_ms,
+        }
+    }
+
+    pub fn node(&self, id: NodeId) -> Option<&NodeFacts> {
+        self.nodes.get(&id)
+    }
+
+    pub fn node_mut(&mut self, id: NodeId) -> &mut NodeFacts {
+        self.nodes.entry(id).or_default()
+    }
+
+    pub fn report(&self, id: NodeId) -> Option<&Report> {
+        self.nodes.get(&id)?.report.as_ref()
+    }
+
+    pub fn reach(&self, id: NodeId, settings: &Settings, now: Now) -> Reach {
+        let silence_ms = settings.silence_ms();
+        match self.node(id).and_then(|n| n.heard_ms) {
+            Some(heard) if now.mono_ms.saturating_sub(heard) <= silence_ms => Reach::Reachable,
+            Some(_) => Reach::Unreachable,
+            None if now.mono_ms.saturating_sub(self.started_ms) <= silence_ms => Reach::Unknown,
+            None => Reach::Unreachable,
+        }
+    }
+
+    pub fn is_reachable(&self, id: NodeId, settings: &Settings, now: Now) -> bool {
+        self.reach(id, settings, now) == Reach::Reachable
+    }
+
+    /// The report of a node that can be relied on now.
+    pub fn fresh(&self, id: NodeId, settings: &Settings, now: Now) -> Option<&Report> {
+        self.report(id).filter(|_| self.is_reachable(id, settings, now))
+    }
+
+    /// Time since the plan last changed, in milliseconds.
+    pub fn plan_age_ms(&self, now: Now) -> u64 {
+        now.mono_ms.saturating_sub(self.plan_since.mono_ms)
+    }
+
+    pub fn rule_age_ms(&self, now: Now) -> u64 {
+        now.mono_ms.saturating_sub(self.rule_since_ms)
+    }
+
+    /// The pledges for `epoch`.
+    pub fn pledges(&self, epoch: Epoch) -> Pledges {
+        self.nodes
+            .iter()
+            .filter_map(|(id, node)| Some((*id, node.pledge.filter(|p| p.epoch == epoch)?)))
+            .collect()
+    }
+
+    /// Takes a report in. Returns false for one of a stream that is not the node's present one.
+    pub fn take_report(&mut self, stream: u64, id: NodeId, report: Report, now: Now) -> bool {
+        let node = self.node_mut(id);
+        if node.stream != Some(stream) {
+            return false;
+        }
+        node.heard_ms = Some(now.mono_ms);
+        if let Some(told) = report.pledge
+            && node.pledge.is_none_or(|had| told.epoch >= had.epoch)
+        {
+            let had = node.pledge.filter(|had| had.epoch == told.epoch);
+            if had.is_none() {
+                node.pledged_wall_ms = Some(now.wall_ms);
+            }
+            // A restart may forget the position for a while; the pledge itself stands.
+            let known = had.is_some_and(|h| h.position.is_some() && told.position.is_none());
+            if !known || !told.usable {
+                node.pledge = Some(told);
+            }
+        }
+        if node.state != Some(report.state) {
+            node.state = Some(report.state);
+            node.state_since_wall_ms = now.wall_ms;
+        }
+        node.report = Some(report);
+        true
+    }
+
+    /// Notes which standbys the primary streams to, from its own report.
+    pub fn note_senders(&mut self, group: &Group, primary: NodeId, now: Now) {
+        let Some(report) = self.report(primary) else { return };
+        if report.server != Server::Primary {
+            return;
+        }
+        let silence_ms = group.settings.silence_ms();
+        let streaming: Vec<NodeId> = report
+            .senders
+            .iter()
+            .filter(|s| s.streaming && s.reply_age_ms <= silence_ms)
+            .filter_map(|s| group.member_named(&s.name))
+            .map(|m| m.id)
+            .collect();
+        for id in streaming {
+            self.node_mut(id).streamed_ms = Some(now.mono_ms);
+        }
+    }
+
+    /// A monitor that was asleep gives everybody a fresh deadline: silence that it slept through
+    /// is no evidence.
+    pub fn note_time(&mut self, settings: &Settings, now: Now) {
+        let gap = now.mono_ms.saturating_sub(self.last_tick_ms);
+        self.last_tick_ms = now.mono_ms;
+        if gap <= settings.heartbeat_interval_ms.max(500) {
+            return;
+        }
+        for node in self.nodes.values_mut() {
+            for at in [&mut node.heard_ms, &mut node.streamed_ms] {
+                *at = at.map(|ms| (ms + gap).min(now.mono_ms));
+            }
+        }
+        self.started_ms = (self.started_ms + gap).min(now.mono_ms);
+    }
+}

@@ -1,0 +1,97 @@
+//! What a keeper can do, one thing at a time. Each step is idempotent and bounded in time.
+
+use std::fmt;
+
+use crate::ids::{NodeId, RuleId};
+use crate::rule::SyncRule;
+use crate::wal::{Lsn, Position, Tli};
+
+/// One step with all that is needed to execute it: there is nothing left to decide.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// initdb (aside, then renamed), configuration.
+    Initdb,
+    /// Start read-write: only for the founder of a group that has never had a primary.
+    StartPrimary { rule: SyncRule },
+    /// Role for replication and rewind, slots. Idempotent.
+    Bootstrap,
+    /// `standby.signal` fsynced, detached, then start. The only way a node boots.
+    StartStandby,
+    /// SIGKILL everything of the data directory, verify.
+    Kill,
+    /// Fast stop within `budget_ms`, then as `Kill`.
+    Stop { budget_ms: u64 },
+    /// Detach, and make sure that no receiver process lives. `await_wal`: first wait until WAL up
+    /// to there is received, bounded.
+    DropReceiver { await_wal: Option<Position> },
+    /// Point the receiver at `primary` by reload.
+    Follow { primary: NodeId },
+    /// Receive from `source` up to `until`, then detach again. Bounded.
+    FastForward { source: NodeId, until: Position },
+    /// Names in force, replay unblocked, promoted to exactly `tli`, seen read-write.
+    Promote { rule: SyncRule, tli: Tli },
+    /// Put the rule in force, verify, read the end of WAL after that.
+    PutRule { rule: SyncRule },
+    /// Two checkpoints, so that the stop that follows has little to write.
+    PrepareHandover,
+    /// In the background after a promotion: pg_rewind needs the new timeline in the control file.
+    Checkpoint,
+    /// Stop, keep the WAL from `fork` on aside, pg_rewind from `primary`. Not started afterwards.
+    Rewind { primary: NodeId, fork: Position },
+    /// Base backup from `primary` (WAL of a present directory kept aside). Not started afterwards.
+    Clone { primary: NodeId, keep: Option<Position> },
+}
+
+impl Step {
+    /// Whether a newer order may break it off. The others are short, or must not be torn.
+    pub fn can_be_cancelled(&self) -> bool {
+        matches!(
+            self,
+            Step::Clone { .. }
+                | Step::FastForward { .. }
+                | Step::PrepareHandover
+                | Step::PutRule { .. }
+                | Step::Checkpoint
+                | Step::Bootstrap
+        )
+    }
+
+    pub fn name(&self) -> &'static str {
+        match self {
+            Step::Initdb => "initdb",
+            Step::StartPrimary { .. } => "start_primary",
+            Step::Bootstrap => "bootstrap",
+            Step::StartStandby => "start_standby",
+            Step::Kill => "kill",
+            Step::Stop { .. } => "stop",
+            Step::DropReceiver { .. } => "drop_receiver",
+            Step::Follow { .. } => "follow",
+            Step::FastForward { .. } => "fast_forward",
+            Step::Promote { .. } => "promote",
+            Step::PutRule { .. } => "put_rule",
+            Step::PrepareHandover => "prepare_handover",
+            Step::Checkpoint => "checkpoint",
+            Step::Rewind { .. } => "rewind",
+            Step::Clone { .. } => "clone",
+        }
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What a finished step found out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StepDone {
+    Plain,
+    /// The rule is in force for every commit above `from`, an end of WAL read after it was
+    /// verified.
+    InForce { rule: RuleId, from: Lsn },
+    /// WAL that a rewind or clone discarded was copied to `path` first.
+    WalKept { path: String },
+    /// initdb, or a clone, made a data directory with this system identifier.
+    Created { system_id: u64 },
+}

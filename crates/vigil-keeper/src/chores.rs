@@ -1,0 +1,103 @@
+//! What is kept in order in the background: slots for the peers, access for them, and our settings
+//! against ALTER SYSTEM. Never while a step runs.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use vigil_core::ids::NodeId;
+use vigil_core::node::record::NodeRecord;
+use vigil_core::wal::Lsn;
+use vigil_postgres::{Session, SqlStatus, conf};
+
+use crate::local::{Local, Role, slot_of};
+use crate::metrics;
+
+const QUERY: Duration = Duration::from_secs(1);
+/// On a standby nobody reads from the slots, and their peers' positions are not known here. So
+/// they keep this much behind its own position: what a peer may still need after a promotion.
+const KEEP_BEHIND: u64 = 128 << 20;
+
+/// One round. Dropping the future breaks it off.
+pub async fn round(local: Arc<Local>, record: Arc<NodeRecord>) {
+    if let Err(error) = try_round(&local, &record).await {
+        // The next round is a second away; what lasts is seen by its consequences.
+        tracing::debug!("chores: {error:#}");
+    }
+}
+
+async fn try_round(local: &Local, record: &NodeRecord) -> Result<()> {
+    let own = record.node_id.context("no node id yet")?;
+    let postmaster = local.running()?;
+    if local.hba(record).write(&local.pgdata)?.changed() {
+        tracing::info!("access rules for the peers changed");
+        postmaster.reload()?;
+    }
+    let mut session = local.work().await?;
+    let status = session.status(QUERY).await?;
+    slots(&mut session, record, own, &status).await?;
+
+    let names = local.conf(record, Role::Detached)?.names();
+    let overridden = conf::auto_conf_overrides(&local.pgdata, &names)?;
+    for name in &overridden {
+        tracing::warn!(setting = name, "reset: it was set by ALTER SYSTEM, it is managed here");
+        session.reset_system_setting(name, QUERY).await?;
+    }
+    if !overridden.is_empty() {
+        postmaster.reload()?;
+    }
+    Ok(())
+}
+
+async fn slots(
+    session: &mut Session,
+    record: &NodeRecord,
+    own: NodeId,
+    status: &SqlStatus,
+) -> Result<()> {
+    let peers = || record.peers.iter().map(|p| p.id).filter(|id| *id != own);
+    for peer in peers() {
+        let name = slot_of(peer);
+        let healthy = status
+            .slots
+            .iter()
+            .any(|s| s.name == name && s.wal_status.as_deref() != Some("lost"));
+        if !healthy {
+            let made = session.ensure_slot(&name, QUERY).await?;
+            tracing::info!(slot = name, ?made, "slot for a peer");
+        } else if status.in_recovery {
+            let end = status.replay_lsn.unwrap_or(Lsn::ZERO);
+            session.advance_slot(&name, Lsn(end.0.saturating_sub(KEEP_BEHIND)), QUERY).await?;
+        }
+    }
+    for slot in status.slots.iter().filter(|s| s.physical) {
+        let Some(id) = node_of(&slot.name) else { continue };
+        if peers().any(|peer| peer == id) {
+            metrics::slot_retained(&slot.name, slot.retained_bytes.unwrap_or(0));
+        } else if !slot.active {
+            session.drop_slot(&slot.name, QUERY).await?;
+            metrics::slot_retained(&slot.name, 0);
+            tracing::info!(slot = slot.name, "dropped: its node has left the group");
+        }
+    }
+    Ok(())
+}
+
+/// The node that a slot of ours is for; `None` for everybody else's slots.
+fn node_of(slot: &str) -> Option<NodeId> {
+    let id: i64 = slot.strip_prefix("pgvigil_")?.parse().ok()?;
+    (slot == slot_of(NodeId(id))).then_some(NodeId(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_slots_are_not_ours() {
+        assert_eq!(node_of("pgvigil_12"), Some(NodeId(12)));
+        for foreign in ["pgvigil_", "pgvigil_a", "pgvigil_+1", "pgvigil_01", "my_slot", "12"] {
+            assert_eq!(node_of(foreign), None, "{foreign}");
+        }
+    }
+}

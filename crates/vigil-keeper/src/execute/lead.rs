@@ -1,0 +1,135 @@
+//! Becoming and being a primary.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::time::{Instant, sleep};
+use vigil_core::node::step::StepDone;
+use vigil_core::rule::SyncRule;
+use vigil_core::wal::Tli;
+use vigil_postgres::in_force::{NamesChange, put_names_in_force};
+use vigil_postgres::process::{self, Postmaster};
+use vigil_postgres::{Session, pgdata};
+
+use super::{Executor, QUERY};
+use crate::local::Role;
+
+const NAMES_WITHIN: Duration = Duration::from_secs(5);
+/// Replay of a backlog runs at 100 MB/s, and a promotion waits for it.
+const PROMOTE_WITHIN: Duration = Duration::from_secs(60);
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+
+impl Executor {
+    pub(super) async fn promote(&self, rule: &SyncRule, tli: Tli) -> Result<StepDone> {
+        let local = &self.local;
+        let postmaster = local.running()?;
+        let own = self.own_timeline().await?;
+        // Before it can accept a write.
+        let mut session = self.names_on_standby(&postmaster, rule).await?;
+        pgdata::write_stub_histories(&local.pgdata, own, tli)?;
+        session.terminate_replay_blockers(QUERY).await?;
+        process::promote(&local.pgdata, &postmaster)?;
+        self.wait_writable(&mut session).await?;
+        local.set_proved(&postmaster);
+        let from = session.insert_lsn(QUERY).await?;
+        // So that there is WAL beyond `from` to be flushed by the standbys.
+        session.emit_probe(QUERY).await?;
+        let reached = session.status(QUERY).await?.timeline;
+        if reached != tli {
+            tracing::error!(%reached, ordered = %tli, "promoted to another timeline than ordered");
+        }
+        tracing::info!(epoch = rule.epoch.0, timeline = reached.0, %from, "promoted");
+        Ok(StepDone::InForce { rule: rule.id(), from })
+    }
+
+    /// A standby's names were never empty, so that a reload is all it takes. A fresh session that
+    /// shows them proves it: it was forked after all other processes had been signalled.
+    async fn names_on_standby(
+        &self,
+        postmaster: &Postmaster,
+        rule: &SyncRule,
+    ) -> Result<Session> {
+        let local = &self.local;
+        let wanted = local.conf(&self.record, Role::Primary(rule))?.synchronous_standby_names;
+        local.write_conf(&self.record, Role::Primary(rule))?;
+        postmaster.reload()?;
+        let end = Instant::now() + NAMES_WITHIN;
+        loop {
+            let mut fresh = local.fresh().await?;
+            let shown = fresh.show("synchronous_standby_names", QUERY).await?;
+            if shown == wanted {
+                return Ok(fresh);
+            }
+            if Instant::now() >= end {
+                bail!("synchronous_standby_names stays `{shown}`, `{wanted}` is ordered");
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    /// An open connection that says so is the proof: a session works.
+    async fn wait_writable(&self, session: &mut Session) -> Result<()> {
+        let end = Instant::now() + PROMOTE_WITHIN;
+        let mut blockers_looked_for = Instant::now();
+        while session.in_recovery(5 * QUERY).await? {
+            if Instant::now() >= end {
+                bail!("still in recovery {PROMOTE_WITHIN:?} after the promotion was triggered");
+            }
+            if blockers_looked_for.elapsed() >= Duration::from_millis(100) {
+                blockers_looked_for = Instant::now();
+                match session.terminate_replay_blockers(QUERY).await {
+                    Ok(0) => {}
+                    Ok(ended) => tracing::info!(ended, "ended sessions that blocked replay"),
+                    // It was promoted in between.
+                    Err(error) if !error.is_broken() => tracing::debug!(%error, "blockers"),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn put_rule(&self, rule: &SyncRule) -> Result<StepDone> {
+        let local = &self.local;
+        let postmaster = local.running()?;
+        let conf = local.conf(&self.record, Role::Primary(rule))?;
+        vigil_postgres::conf::ensure_included(&local.pgdata)?;
+        let removed: Vec<String> = self
+            .record
+            .peers
+            .iter()
+            .filter(|peer| !rule.members.contains(&peer.id))
+            .map(|peer| peer.name.clone())
+            .collect();
+        let change = NamesChange {
+            pgdata: &local.pgdata,
+            postmaster: &postmaster,
+            target: &local.target(),
+            conf: &conf,
+            removed: &removed,
+            // Who set the names before this keeper came is not known.
+            always_prove: !local.has_proved(&postmaster),
+        };
+        let from = put_names_in_force(&change, NAMES_WITHIN).await?;
+        let from = from.context("the server is a standby")?;
+        local.set_proved(&postmaster);
+        tracing::info!(
+            rule = %rule.id(), names = conf.synchronous_standby_names, %from, "rule in force"
+        );
+        Ok(StepDone::InForce { rule: rule.id(), from })
+    }
+
+    pub(super) async fn prepare_handover(&self) -> Result<StepDone> {
+        let mut session = self.local.fresh().await?;
+        for _ in 0..2 {
+            session.checkpoint(CHECKPOINT_WITHIN).await?;
+        }
+        Ok(StepDone::Plain)
+    }
+
+    pub(super) async fn checkpoint(&self) -> Result<StepDone> {
+        self.local.fresh().await?.checkpoint(CHECKPOINT_WITHIN).await?;
+        Ok(StepDone::Plain)
+    }
+}

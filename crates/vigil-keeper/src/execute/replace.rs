@@ -1,0 +1,127 @@
+//! Giving up WAL, or all data, of this node for a primary's.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use vigil_core::ids::NodeId;
+use vigil_core::node::step::StepDone;
+use vigil_core::wal::Position;
+use vigil_postgres::control::{self, ControlState};
+use vigil_postgres::pgdata;
+use vigil_postgres::standby::{self, KeptWal, OldData, Upstream};
+
+use super::Executor;
+use crate::local::Role;
+
+const STOP_WITHIN: Duration = Duration::from_secs(30);
+const RECOVER_WITHIN: Duration = Duration::from_secs(1_800);
+const REWIND_WITHIN: Duration = Duration::from_secs(3_600);
+/// Cloning terabytes takes hours. A step that should end earlier is cancelled by a new order.
+const CLONE_WITHIN: Duration = Duration::from_secs(48 * 3_600);
+/// So many pieces of kept WAL stay; older ones go.
+const KEEP_PIECES: usize = 5;
+
+impl Executor {
+    pub(super) async fn rewind(&self, primary: NodeId, fork: Position) -> Result<StepDone> {
+        let local = &self.local;
+        if local.postmaster().is_some() {
+            self.stop(STOP_WITHIN).await?;
+        }
+        // Before the recovery, which writes to the same files.
+        let kept = self.keep_wal(fork)?;
+        self.make_clean().await?;
+        let upstream = self.tool_upstream(primary)?;
+        let rewound =
+            standby::rewind(&local.install, &upstream, &local.pgdata, REWIND_WITHIN).await?;
+        if rewound.nothing_to_do {
+            // Only called where the timelines say otherwise; older versions get it wrong.
+            bail!("pg_rewind found nothing to do, but the timelines differ");
+        }
+        pgdata::set_standby_signal(&local.pgdata)?;
+        local.write_before_start(&self.record, Role::Detached)?;
+        Ok(match kept {
+            Some(kept) => StepDone::WalKept { path: kept.dir.display().to_string() },
+            None => StepDone::Plain,
+        })
+    }
+
+    /// pg_rewind takes only what was shut down cleanly.
+    async fn make_clean(&self) -> Result<()> {
+        let local = &self.local;
+        match control::read(&local.pgdata)?.state {
+            state if state.is_clean() => Ok(()),
+            ControlState::InArchiveRecovery => {
+                // A standby that crashed: to be started as one.
+                self.start_standby().await?;
+                self.stop(STOP_WITHIN).await?;
+                Ok(())
+            }
+            _ => Ok(standby::recover_to_clean(&local.install, &local.pgdata, RECOVER_WITHIN).await?),
+        }
+    }
+
+    pub(super) async fn clone_from(
+        &self,
+        primary: NodeId,
+        keep: Option<Position>,
+    ) -> Result<StepDone> {
+        let local = &self.local;
+        if let Some(keep) = keep {
+            match self.keep_wal(keep) {
+                Ok(_) => {}
+                // A directory that is beyond reading has nothing to keep.
+                Err(error) => tracing::warn!("cannot keep WAL of the old data: {error:#}"),
+            }
+        }
+        let upstream = self.tool_upstream(primary)?;
+        standby::basebackup(
+            &local.install,
+            &upstream,
+            &local.pgdata,
+            OldData::Remove,
+            CLONE_WITHIN,
+        )
+        .await?;
+        pgdata::set_standby_signal(&local.pgdata)?;
+        local.write_before_start(&self.record, Role::Detached)?;
+        Ok(StepDone::Created { system_id: control::read(&local.pgdata)?.system_id })
+    }
+
+    /// Under another name than the node's: what a copying tool receives must not count as flushed.
+    fn tool_upstream(&self, primary: NodeId) -> Result<Upstream> {
+        let upstream = self.local.upstream_of(&self.record, primary)?;
+        let application_name = format!("pgvigil_copy_{}", self.record.name);
+        Ok(Upstream { application_name, ..upstream })
+    }
+
+    fn keep_wal(&self, from: Position) -> Result<Option<KeptWal>> {
+        let root = self.local.state.path().join("kept-wal");
+        let name = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
+        let kept = standby::keep_wal(&self.local.pgdata, from, &root.join(name))
+            .with_context(|| format!("keeping the WAL from {from} on"))?;
+        if let Some(kept) = &kept {
+            tracing::info!(
+                dir = %kept.dir.display(), segments = kept.segments, bytes = kept.bytes,
+                "kept the WAL that this node gives up"
+            );
+        }
+        prune(&root);
+        Ok(kept)
+    }
+}
+
+/// Removes all but the newest pieces; their names sort by time.
+fn prune(root: &Path) {
+    let mut pieces: Vec<PathBuf> =
+        fs::read_dir(root).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    pieces.sort();
+    let surplus = pieces.len().saturating_sub(KEEP_PIECES);
+    for old in &pieces[..surplus] {
+        match fs::remove_dir_all(old) {
+            Ok(()) => tracing::info!(dir = %old.display(), "removed old kept WAL"),
+            Err(error) => tracing::warn!(dir = %old.display(), %error, "cannot remove"),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! The one local Postgres that this keeper is for: where it is, how to reach it, and the files in
+//! its data directory that are ours.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::message::Peer;
+use vigil_core::node::record::NodeRecord;
+use vigil_core::rule::{NOBODY, SyncRule};
+use vigil_postgres::conf::{self, ManagedConf};
+use vigil_postgres::hba::HbaPlan;
+use vigil_postgres::process::Postmaster;
+use vigil_postgres::standby::Upstream;
+use vigil_postgres::{Installation, Session, Target, Written, process};
+
+use crate::identity::{self, Mark};
+use crate::state_file::StateDir;
+
+/// The role that standbys and rewinds log in as.
+pub const REPLICATION_ROLE: &str = "pgvigil_replicator";
+
+/// A connection over the Unix socket takes 5 ms; on a busy machine it may take a while.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// What is fixed for the life of this process.
+#[derive(Debug)]
+pub struct Place {
+    pub pgdata: PathBuf,
+    pub install: Installation,
+    pub listen: String,
+    pub port: u16,
+    pub socket_dir: PathBuf,
+    pub hba_auth: String,
+    pub hba_cidrs: Vec<String>,
+    pub os_user: String,
+    /// Output of the server.
+    pub log: PathBuf,
+    pub state: StateDir,
+}
+
+/// [`Place`], and what is known of the server that runs there.
+#[derive(Debug)]
+pub struct Local {
+    place: Place,
+    known: Mutex<Known>,
+    /// A connection for the work of steps and chores, kept open.
+    work: tokio::sync::Mutex<Option<Session>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    postmaster: Option<Postmaster>,
+    /// What this keeper last made the server follow, and by which epoch's order.
+    upstream: Option<(NodeId, Epoch)>,
+    /// The process in which this keeper has proved that its sync rule is obeyed.
+    proved: Option<process::Pid>,
+}
+
+/// What the managed settings depend on.
+#[derive(Clone, Copy, Debug)]
+pub enum Role<'a> {
+    Primary(&'a SyncRule),
+    /// Receives from nobody.
+    Detached,
+    Follower(NodeId),
+}
+
+impl std::ops::Deref for Local {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
+}
+
+/// The slot that keeps WAL for `node`.
+pub fn slot_of(node: NodeId) -> String {
+    format!("pgvigil_{node}")
+}
+
+impl Local {
+    pub fn new(place: Place) -> Arc<Self> {
+        Arc::new(Local { place, known: Mutex::default(), work: tokio::sync::Mutex::new(None) })
+    }
+
+    pub fn target(&self) -> Target {
+        Target::postgres(&self.socket_dir, self.port)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing is left half-done under this lock.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running server's first process, found again if this keeper did not start it.
+    pub fn postmaster(&self) -> Option<Postmaster> {
+        let known = self.known().postmaster.clone();
+        if let Some(postmaster) = known.filter(|p| !p.has_exited()) {
+            return Some(postmaster);
+        }
+        let found = process::adopt(&self.pgdata).unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot tell whether Postgres runs");
+            None
+        });
+        if let Some(postmaster) = &found {
+            tracing::info!(pid = postmaster.pid.as_raw_pid(), "taking over the running Postgres");
+            self.known().upstream = None;
+        }
+        self.known().postmaster.clone_from(&found);
+        found
+    }
+
+    /// # Errors
+    /// No server runs.
+    pub fn running(&self) -> Result<Postmaster> {
+        self.postmaster().context("Postgres does not run")
+    }
+
+    pub fn set_postmaster(&self, postmaster: Option<Postmaster>) {
+        self.known().postmaster = postmaster;
+    }
+
+    pub fn upstream(&self) -> Option<(NodeId, Epoch)> {
+        self.known().upstream
+    }
+
+    pub fn set_upstream(&self, upstream: Option<(NodeId, Epoch)>) {
+        self.known().upstream = upstream;
+    }
+
+    /// Whether this keeper has seen this very server obey a sync rule.
+    pub fn has_proved(&self, postmaster: &Postmaster) -> bool {
+        self.known().proved == Some(postmaster.pid)
+    }
+
+    pub fn set_proved(&self, postmaster: &Postmaster) {
+        self.known().proved = Some(postmaster.pid);
+    }
+
+    /// The kept connection, opened again if it is gone.
+    ///
+    /// # Errors
+    /// The server does not take connections.
+    pub async fn work(&self) -> Result<tokio::sync::MappedMutexGuard<'_, Session>> {
+        let mut guard = self.work.lock().await;
+        if let Some(session) = guard.as_mut()
+            && (!session.is_usable() || session.in_recovery(CONNECT).await.is_err())
+        {
+            *guard = None;
+        }
+        if guard.is_none() {
+            *guard = Some(Session::connect(&self.target(), CONNECT).await?);
+        }
+        tokio::sync::MutexGuard::try_map(guard, Option::as_mut)
+            .map_err(|_| anyhow!("no connection"))
+    }
+
+    /// A connection of its own, for what takes long.
+    ///
+    /// # Errors
+    /// The server does not take connections.
+    pub async fn fresh(&self) -> Result<Session> {
+        Ok(Session::connect(&self.target(), CONNECT).await?)
+    }
+
+    /// The one place where our settings come from.
+    ///
+    /// # Errors
+    /// The peer to follow is not known; the disk.
+    pub fn conf(&self, record: &NodeRecord, role: Role<'_>) -> Result<ManagedConf> {
+        let socket_dir = self.socket_dir.to_string_lossy();
+        let mut conf = ManagedConf::new(self.install.major, self.port, &socket_dir);
+        conf.listen.clone_from(&self.listen);
+        conf.respect(&self.pgdata)?;
+        let name_of = |id| record.peer(id).map(|p| p.name.clone());
+        conf.synchronous_standby_names = match role {
+            Role::Primary(rule) => rule.standby_names(name_of),
+            // Never empty on a node that may become primary: from empty to something takes effect
+            // only when the checkpointer gets to it.
+            Role::Detached | Role::Follower(_) => format!("ANY 1 ({NOBODY})"),
+        };
+        if let Role::Follower(primary) = role {
+            let upstream = self.upstream_of(record, primary)?;
+            conf.primary_conninfo = upstream.primary_conninfo();
+            conf.primary_slot_name = upstream.slot;
+        }
+        Ok(conf)
+    }
+
+    /// How to reach `primary` for replication.
+    ///
+    /// # Errors
+    /// It is no peer that this node was told of.
+    pub fn upstream_of(&self, record: &NodeRecord, primary: NodeId) -> Result<Upstream> {
+        let Peer { host, port, .. } = record
+            .peer(primary)
+            .with_context(|| format!("node #{primary} is not among the peers told by the monitor"))?;
+        Ok(Upstream {
+            host: host.clone(),
+            port: *port,
+            user: REPLICATION_ROLE.to_owned(),
+            password: Some(record.replication_password.clone()).filter(|p| !p.is_empty()),
+            application_name: record.name.clone(),
+            slot: record.node_id.map(slot_of),
+        })
+    }
+
+    pub fn hba(&self, record: &NodeRecord) -> HbaPlan {
+        HbaPlan {
+            auth: self.hba_auth.clone(),
+            cidrs: self.hba_cidrs.clone(),
+            peer_hosts: record.peers.iter().map(|p| p.host.clone()).collect(),
+            os_user: self.os_user.clone(),
+            replication_user: REPLICATION_ROLE.to_owned(),
+        }
+    }
+
+    /// Writes everything of ours before a start. A rewind and a clone bring the source's files,
+    /// and ALTER SYSTEM wins over ours silently.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn write_before_start(&self, record: &NodeRecord, role: Role<'_>) -> Result<()> {
+        let conf = self.conf(record, role)?;
+        conf::ensure_included(&self.pgdata)?;
+        conf.write(&self.pgdata)?;
+        self.hba(record).write(&self.pgdata)?;
+        let stripped = conf::strip_auto_conf(&self.pgdata, &conf.names())?;
+        if !stripped.is_empty() {
+            tracing::warn!(settings = ?stripped, "removed from postgresql.auto.conf: managed here");
+        }
+        let node_id = record.node_id.context("the monitor has not given this node an id yet")?;
+        let system_id = vigil_postgres::control::read(&self.pgdata)?.system_id;
+        let mark = Mark { node_id, name: record.name.clone(), system_id };
+        identity::mark(&self.state, &self.pgdata, &mark)
+    }
+
+    /// Writes the settings of a running server; they have effect at the next reload.
+    ///
+    /// # Errors
+    /// As [`Local::conf`].
+    pub fn write_conf(&self, record: &NodeRecord, role: Role<'_>) -> Result<Written> {
+        conf::ensure_included(&self.pgdata)?;
+        Ok(self.conf(record, role)?.write(&self.pgdata)?)
+    }
+
+    /// Whether the managed file tells the server to receive from nobody.
+    pub fn is_conf_detached(&self) -> bool {
+        let text = conf::read_raw(&self.pgdata).unwrap_or_default();
+        text.lines().any(|line| line.trim() == "primary_conninfo = ''")
+    }
+}

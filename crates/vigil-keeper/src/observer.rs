@@ -1,0 +1,300 @@
+//! The eyes: one look at the data directory, its processes, and what the server answers. A task of
+//! its own, so that nothing that hangs can block the loop.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use vigil_core::message::Sender;
+use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
+use vigil_core::node::record::NodeRecord;
+use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_postgres::control::{Control, ControlState};
+use vigil_postgres::pgdata::{self, DataDir};
+use vigil_postgres::process::{self, Pid, Postmaster};
+use vigil_postgres::sql::SqlError;
+use vigil_postgres::{Session, SqlStatus};
+
+use crate::local::Local;
+
+/// The status query takes 0.2 ms; hanging is judged by the probe, with its own deadline.
+const STATUS_WITHIN: Duration = Duration::from_secs(1);
+
+/// What the agent asks for: a look that begins after this number was set.
+pub type Wanted = watch::Receiver<u64>;
+
+/// One look. `began`: the newest wish when it began.
+#[derive(Debug)]
+pub struct Look {
+    pub began: u64,
+    pub seen: Observed,
+}
+
+/// Looks for ever: when asked, and by itself when the server's first process has exited.
+pub async fn observe(
+    local: Arc<Local>,
+    record: watch::Receiver<Arc<NodeRecord>>,
+    hung: watch::Receiver<bool>,
+    mut wanted: Wanted,
+    looks: mpsc::Sender<Look>,
+) {
+    let mut observer = Observer { local, record, hung, session: None, memory: Memory::default() };
+    loop {
+        let known = observer.memory.server.clone();
+        tokio::select! {
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = exited(known.as_ref()) => {}
+            Ok(()) = observer.hung.changed() => {}
+        }
+        let began = *wanted.borrow_and_update();
+        if let Some(seen) = observer.look().await
+            && looks.send(Look { began, seen }).await.is_err()
+        {
+            return;
+        }
+    }
+}
+
+/// Never ends when there is no server to watch.
+async fn exited(postmaster: Option<&Postmaster>) {
+    match postmaster {
+        Some(postmaster) => postmaster.exited().await,
+        None => std::future::pending().await,
+    }
+}
+
+struct Observer {
+    local: Arc<Local>,
+    record: watch::Receiver<Arc<NodeRecord>>,
+    hung: watch::Receiver<bool>,
+    session: Option<Session>,
+    memory: Memory,
+}
+
+/// What is remembered of one run of the server.
+#[derive(Default)]
+struct Memory {
+    server: Option<Postmaster>,
+    started_at_us: i64,
+    streamed: bool,
+    received: Lsn,
+    grown_at: Option<Instant>,
+    /// What was last logged of a failing login.
+    complained: String,
+}
+
+impl Observer {
+    /// `None`: nothing could be found out this time.
+    async fn look(&mut self) -> Option<Observed> {
+        let record = Arc::clone(&self.record.borrow());
+        let server = self.server().await?;
+        // After the server: a control file that was read before it stopped tells an old story.
+        let data = data(&self.local, &record);
+        Some(Observed { data, server })
+    }
+
+    async fn server(&mut self) -> Option<ServerView> {
+        let Some(postmaster) = self.local.postmaster() else {
+            self.session = None;
+            self.memory = Memory::default();
+            let orphans = process::processes_of(&self.local.pgdata);
+            return Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans });
+        };
+        if self.memory.server.as_ref().map(|p| p.pid) != Some(postmaster.pid) {
+            self.session = None;
+            self.memory = Memory { server: Some(postmaster.clone()), ..Memory::default() };
+        }
+        if *self.hung.borrow_and_update() {
+            self.session = None;
+            return Some(ServerView::Hung);
+        }
+        let mut hung = self.hung.clone();
+        let answer = tokio::select! {
+            biased;
+            () = postmaster.exited() => None,
+            Ok(_) = hung.wait_for(|hung| *hung) => {
+                self.session = None;
+                return Some(ServerView::Hung);
+            }
+            answer = self.ask() => Some(answer),
+        };
+        match answer {
+            None => {
+                // At once: processes that live on must be killed before anything else.
+                self.session = None;
+                self.memory = Memory::default();
+                let orphans = process::processes_of(&self.local.pgdata);
+                Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
+            }
+            Some(Ok(status)) => self.up(&postmaster, &status).await.map(ServerView::Up),
+            Some(Err(error)) => self.refused(&error),
+        }
+    }
+
+    async fn ask(&mut self) -> Result<SqlStatus, SqlError> {
+        let mut session = match self.session.take().filter(Session::is_usable) {
+            Some(session) => session,
+            None => Session::connect(&self.local.target(), STATUS_WITHIN).await?,
+        };
+        let status = session.status(STATUS_WITHIN).await?;
+        self.session = Some(session);
+        Ok(status)
+    }
+
+    /// The server lives and does not tell its status.
+    fn refused(&mut self, error: &SqlError) -> Option<ServerView> {
+        self.session = None;
+        let text = error.to_string();
+        // `cannot_connect_now`, no socket yet, or a session that ended with a stop.
+        let usual = matches!(error.sqlstate().as_deref(), Some("57P03" | "57P01"))
+            || matches!(error, SqlError::Connect { source, .. } if source.as_database_error().is_none())
+            || error.is_broken() && error.sqlstate().is_none();
+        if !usual && self.memory.complained != text {
+            tracing::warn!(error = text, "Postgres runs but does not let its keeper in");
+            self.memory.complained = text;
+        } else {
+            tracing::debug!(error = %error, "no status");
+        }
+        match error {
+            // Silence: whether it hangs is judged by the probe. Until then nothing is known.
+            SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. } => None,
+            // "Too many clients" and the like: it does answer.
+            _ if self.memory.started_at_us != 0 && !usual => None,
+            _ => Some(ServerView::Starting),
+        }
+    }
+
+    async fn up(&mut self, postmaster: &Postmaster, status: &SqlStatus) -> Option<UpView> {
+        let local = &self.local;
+        let control = vigil_postgres::control::read(&local.pgdata)
+            .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
+            .ok()?;
+        let receiver_alive = status.in_recovery && receiver_alive(postmaster.pid);
+        let receiver = status.receiver.as_ref().filter(|_| receiver_alive);
+        let streaming = receiver.is_some_and(|r| r.status == "streaming");
+        self.remember(status, streaming);
+        let received = if status.in_recovery { status.receive_lsn } else { status.flush_lsn };
+        let replayed = status.replay_lsn.unwrap_or(Lsn::ZERO);
+        let end = received.unwrap_or(Lsn::ZERO).max(replayed);
+        let tli = if status.in_recovery {
+            let told = receiver.filter(|_| streaming).and_then(|r| r.received_tli);
+            told.unwrap_or_else(|| self.timeline_on_disk(end, &control, status))
+        } else {
+            status.timeline
+        };
+        let detached = status.primary_conninfo.is_empty() && local.is_conf_detached();
+        Some(UpView {
+            in_recovery: status.in_recovery,
+            tli,
+            received,
+            replayed,
+            streamed: self.memory.streamed,
+            replay_idle: status.in_recovery
+                && !receiver_alive
+                && !status.replay_paused
+                && status.startup_wait.as_deref() == Some("RecoveryRetrieveRetryInterval"),
+            receiver_alive,
+            streaming,
+            wal_age_ms: self.memory.grown_at.map(|at| crate::clock::ms(at.elapsed())),
+            detached,
+            upstream: local.upstream(),
+            history: history(local, tli),
+            checkpoint_tli: control.checkpoint_tli,
+            senders: status.senders.iter().map(sender).collect(),
+        })
+    }
+
+    fn remember(&mut self, status: &SqlStatus, streaming: bool) {
+        let memory = &mut self.memory;
+        if memory.started_at_us != status.started_at_us {
+            *memory = Memory {
+                server: memory.server.take(),
+                started_at_us: status.started_at_us,
+                ..Memory::default()
+            };
+        }
+        if !status.in_recovery {
+            memory.grown_at = None;
+            return;
+        }
+        let received = status.receive_lsn.unwrap_or(Lsn::ZERO);
+        if streaming {
+            memory.streamed = true;
+            if received > memory.received {
+                memory.grown_at = Some(Instant::now());
+            }
+        }
+        memory.received = received;
+    }
+
+    /// No SQL function tells it once the receiver is gone.
+    fn timeline_on_disk(&self, end: Lsn, control: &Control, status: &SqlStatus) -> Tli {
+        let found = pgdata::timeline_of_wal(&self.local.pgdata, end, control.wal_segment_size);
+        match found {
+            Ok(Some(tli)) => tli,
+            Ok(None) => status.timeline,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell the timeline of the WAL on disk");
+                status.timeline
+            }
+        }
+    }
+}
+
+fn receiver_alive(postmaster: Pid) -> bool {
+    process::receiver_pid(postmaster).is_some()
+}
+
+fn history(local: &Local, tli: Tli) -> TimelineHistory {
+    pgdata::history(&local.pgdata, tli).unwrap_or_else(|error| {
+        tracing::debug!(%error, "no history of this timeline");
+        TimelineHistory { tli, ancestors: Vec::new() }
+    })
+}
+
+fn sender(sender: &vigil_postgres::sql::Sender) -> Sender {
+    Sender {
+        name: sender.application_name.clone(),
+        streaming: sender.state == "streaming",
+        flush: sender.flush_lsn.unwrap_or(Lsn::ZERO),
+        replay: sender.replay_lsn.unwrap_or(Lsn::ZERO),
+        reply_age_ms: sender.reply_age_ms.unwrap_or(u64::MAX / 2),
+    }
+}
+
+/// The data directory as the core sees it.
+pub fn data(local: &Local, record: &NodeRecord) -> Data {
+    let rebuilding = record.replacing.is_some();
+    match pgdata::inspect(&local.pgdata) {
+        Ok(DataDir::Missing | DataDir::Empty) => Data::None,
+        Ok(DataDir::Cluster { control, .. }) => {
+            match record.system_id {
+                Some(ours) if ours != control.system_id && !rebuilding => Data::Foreign {
+                    reason: format!(
+                        "{} holds another cluster (system identifier {}, not {ours})",
+                        local.pgdata.display(),
+                        control.system_id
+                    ),
+                },
+                _ => Data::Cluster(cluster(local, &control)),
+            }
+        }
+        // What a clone that was broken off has left on a mount point.
+        Ok(DataDir::NotACluster { .. }) if rebuilding => Data::None,
+        Ok(DataDir::NotACluster { reason }) => Data::Foreign { reason },
+        Err(error) => Data::Foreign { reason: error.to_string() },
+    }
+}
+
+fn cluster(local: &Local, control: &Control) -> Cluster {
+    let highest_tli = pgdata::highest_history_tli(&local.pgdata).unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot list the timeline histories");
+        control.checkpoint_tli
+    });
+    Cluster {
+        system_id: control.system_id,
+        shut_down: control.state == ControlState::ShutDown,
+        checkpoint: Position { tli: control.checkpoint_tli, lsn: control.checkpoint },
+        highest_tli,
+    }
+}

@@ -1,0 +1,497 @@
+//! One task owns one group: it feeds the driver, makes its decisions durable, and only then tells
+//! anybody. No decisions of its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Status;
+use vigil_core::command::{Command, Progress, Refusal};
+use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
+use vigil_core::group::{Group, Settings};
+use vigil_core::ids::{GroupKey, NodeId};
+use vigil_core::message::{Hello, Report};
+use vigil_core::view::{Alert, GroupView};
+use vigil_proto::{MonitorMessage, refusal_status};
+
+use crate::metrics::Metrics;
+use crate::node_ids::NodeIds;
+use crate::store::{Change, Decisions, StoreError};
+use crate::{changes, clock};
+
+/// Reports and requests that may wait for a task that waits for its store.
+const MAILBOX: usize = 1024;
+/// Messages that may wait for a keeper that does not read. Then its stream is given up.
+pub const OUTBOX: usize = 256;
+/// A store that failed is left alone for so long at first; doubled each time.
+const PAUSE: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The view is brought up to date at least so often.
+const WAKE_MAX_MS: u64 = 1000;
+
+/// The way to one keeper. Dropping it ends the stream, once what was sent is through.
+#[derive(Debug)]
+pub struct Outbox {
+    sender: mpsc::Sender<Result<MonitorMessage, Status>>,
+    _given_up: DropGuard,
+}
+
+impl Outbox {
+    /// `given_up` is cancelled when the stream should end.
+    pub fn new(
+        sender: mpsc::Sender<Result<MonitorMessage, Status>>,
+        given_up: CancellationToken,
+    ) -> Self {
+        Outbox { sender, _given_up: given_up.drop_guard() }
+    }
+
+    /// False: the keeper does not read, or has gone.
+    fn send(&self, message: Result<MonitorMessage, Status>) -> bool {
+        self.sender.try_send(message).is_ok()
+    }
+}
+
+/// What arrives at a group's task.
+#[derive(Debug)]
+pub enum Mail {
+    Hello {
+        stream: u64,
+        hello: Box<Hello>,
+        outbox: Outbox,
+    },
+    Report {
+        stream: u64,
+        report: Box<Report>,
+    },
+    Closed {
+        stream: u64,
+    },
+    Command {
+        id: u64,
+        command: Command,
+        reply: oneshot::Sender<Result<String, Declined>>,
+        progress: mpsc::UnboundedSender<Progress>,
+    },
+}
+
+/// Why a command was not taken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Declined {
+    Refused(Refusal),
+    /// It could not be recorded.
+    Unavailable(String),
+}
+
+/// What others can see of a group without asking its task.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Published {
+    pub view: GroupView,
+    pub settings: Settings,
+    /// Registered nodes, dropped ones included until they are gone.
+    pub members: usize,
+    /// Whose streams are up.
+    pub connected: BTreeSet<NodeId>,
+    /// Reports since the monitor started.
+    pub heartbeats: BTreeMap<NodeId, u64>,
+}
+
+/// How to reach a group's task.
+#[derive(Clone, Debug)]
+pub struct GroupHandle {
+    pub key: GroupKey,
+    pub mailbox: mpsc::Sender<Mail>,
+    pub published: watch::Receiver<Published>,
+}
+
+struct Stream {
+    outbox: Outbox,
+    /// Known once it was welcomed.
+    node: Option<NodeId>,
+}
+
+/// What a task works with.
+pub struct Surroundings<D> {
+    pub store: D,
+    pub ids: Arc<NodeIds>,
+    pub metrics: Arc<Metrics>,
+    /// Whether the store answers, as somebody else sees it.
+    pub store_up: watch::Receiver<bool>,
+}
+
+pub struct GroupTask<D> {
+    around: Surroundings<D>,
+    mailbox: mpsc::Receiver<Mail>,
+    driver: GroupDriver,
+    /// As the store has it.
+    record: Group,
+    streams: BTreeMap<u64, Stream>,
+    heartbeats: BTreeMap<NodeId, u64>,
+    replies: HashMap<u64, oneshot::Sender<Result<String, Declined>>>,
+    watchers: HashMap<u64, mpsc::UnboundedSender<Progress>>,
+    /// Streams that ended while something else was being done.
+    ended: VecDeque<(u64, NodeId)>,
+    trouble: Option<Trouble>,
+    /// The outcome of a commit is not known: look before the next one.
+    unsure: bool,
+    published: watch::Sender<Published>,
+}
+
+/// The store did not take a decision.
+struct Trouble {
+    why: String,
+    pause: Duration,
+    until: Instant,
+}
+
+impl<D: Decisions> GroupTask<D> {
+    /// `record` as the store has it; version 0 = not yet.
+    pub fn new(record: Group, around: Surroundings<D>) -> (GroupHandle, Self) {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        let key = record.key.clone();
+        let driver = GroupDriver::new(record.clone(), clock::now());
+        let view = driver.view(clock::now());
+        let settings = record.settings;
+        let (published, receiver) = watch::channel(Published {
+            view,
+            settings,
+            members: record.members.len(),
+            connected: BTreeSet::new(),
+            heartbeats: BTreeMap::new(),
+        });
+        let task = GroupTask {
+            around,
+            mailbox,
+            driver,
+            record,
+            streams: BTreeMap::new(),
+            heartbeats: BTreeMap::new(),
+            replies: HashMap::new(),
+            watchers: HashMap::new(),
+            ended: VecDeque::new(),
+            trouble: None,
+            unsure: false,
+            published,
+        };
+        (GroupHandle { key, mailbox: sender, published: receiver }, task)
+    }
+
+    /// Until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticked = false;
+        loop {
+            let wake = self.wake_in(ticked);
+            ticked = false;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wake) => {
+                    ticked = true;
+                    self.handle(GroupInput::Tick).await;
+                }
+                mail = self.mailbox.recv() => match mail {
+                    Some(mail) => self.take(mail).await,
+                    None => return,
+                },
+                Ok(()) = self.around.store_up.changed() => {}
+            }
+            while let Some((stream, node)) = self.ended.pop_front() {
+                self.handle(GroupInput::Closed { stream, node }).await;
+            }
+            self.publish();
+        }
+    }
+
+    fn wake_in(&self, ticked: bool) -> Duration {
+        let wanted = self.driver.wake_in_ms(clock::now()).min(WAKE_MAX_MS);
+        // A driver that wants another tick at once must not keep the task busy.
+        let wanted = Duration::from_millis(wanted.max(u64::from(ticked)));
+        match &self.trouble {
+            Some(trouble) => wanted.max(trouble.until.saturating_duration_since(Instant::now())),
+            None => wanted,
+        }
+    }
+
+    async fn take(&mut self, mail: Mail) {
+        match mail {
+            Mail::Hello { stream, hello, outbox } => self.hello(stream, *hello, outbox).await,
+            Mail::Report { stream, report } => {
+                // Not welcomed, or given up since.
+                let Some(node) = self.streams.get(&stream).and_then(|s| s.node) else { return };
+                *self.heartbeats.entry(node).or_default() += 1;
+                self.handle(GroupInput::Report { stream, node, report }).await;
+            }
+            Mail::Closed { stream } => {
+                let Some(Stream { node: Some(node), .. }) = self.streams.remove(&stream) else {
+                    return;
+                };
+                tracing::info!(
+                    group = %self.record.key, node = self.record.name_of(node), "stream ended"
+                );
+                self.handle(GroupInput::Closed { stream, node }).await;
+            }
+            Mail::Command { id, command, reply, progress } => {
+                self.replies.insert(id, reply);
+                self.watchers.insert(id, progress);
+                self.handle(GroupInput::Command { id, command }).await;
+            }
+        }
+    }
+
+    async fn hello(&mut self, stream: u64, hello: Hello, outbox: Outbox) {
+        let fresh_id = match self.around.ids.take(&self.around.store).await {
+            Ok(id) => id,
+            Err(error) => {
+                tracing::warn!(group = %self.record.key, %error, "no id for a new node");
+                NodeIds::NONE
+            }
+        };
+        self.streams.insert(stream, Stream { outbox, node: None });
+        self.handle(GroupInput::Hello { stream, hello, fresh_id }).await;
+        if !self.record.members.contains_key(&fresh_id) {
+            self.around.ids.give_back(fresh_id);
+        }
+    }
+
+    /// One input: decide, record, act.
+    async fn handle(&mut self, input: GroupInput) {
+        let output = self.driver.handle(input, clock::now());
+        if output.record.is_some() || !output.events.is_empty() {
+            if let Err(why) = self.record(&output).await {
+                self.driver.rollback();
+                self.give_up(output, &why);
+                return;
+            }
+            self.driver.committed();
+            self.note(&output);
+        }
+        self.deliver(output);
+    }
+
+    /// Makes a decision durable, or tells why it was not.
+    async fn record(&mut self, output: &GroupOutput) -> Result<(), String> {
+        if let Some(trouble) = &self.trouble
+            && Instant::now() < trouble.until
+        {
+            return Err(trouble.why.clone());
+        }
+        let record = output.record.as_deref();
+        if record.is_some_and(|r| r.members.contains_key(&NodeIds::NONE)) {
+            return Err("the monitor's Postgres gave no id for a new node".to_owned());
+        }
+        let result = match self.settle().await {
+            Ok(()) => {
+                let key = self.record.key.clone();
+                let from_version = self.record.version;
+                let change = Change { key: &key, from_version, record, events: &output.events };
+                let started = Instant::now();
+                let result = self.around.store.commit(change).await;
+                self.around.metrics.commit(started.elapsed(), result.is_ok());
+                result
+            }
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => {
+                if let Some(trouble) = self.trouble.take() {
+                    tracing::info!(
+                        group = %self.record.key, was = trouble.why, "decisions are recorded again"
+                    );
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.unsure |= !matches!(error, StoreError::Broken(_));
+                Err(self.fail(&error))
+            }
+        }
+    }
+
+    /// When the outcome of an earlier commit is not known: takes over what the store has.
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        if !self.unsure {
+            return Ok(());
+        }
+        let stored = self.around.store.load(&self.record.key).await?;
+        self.unsure = false;
+        match stored {
+            Some(stored) if stored.version != self.record.version => {
+                self.restart_from(stored);
+                // What was to be committed was made from the old record.
+                Err(StoreError::Stale)
+            }
+            None if self.record.version != 0 => {
+                self.unsure = true;
+                Err(StoreError::Broken("the group's record is gone".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Begins anew, as after a restart of the monitor: keepers come again.
+    fn restart_from(&mut self, stored: Group) {
+        tracing::warn!(
+            group = %stored.key,
+            expected = self.record.version,
+            stored = stored.version,
+            "the store has another record than expected; going on from that one"
+        );
+        self.streams.clear();
+        self.watchers.clear();
+        self.ended.clear();
+        self.driver = GroupDriver::new(stored.clone(), clock::now());
+        self.record = stored;
+    }
+
+    fn fail(&mut self, error: &StoreError) -> String {
+        let why = error.to_string();
+        let pause = match &self.trouble {
+            Some(trouble) => (trouble.pause * 2).min(PAUSE_MAX),
+            None => {
+                tracing::warn!(
+                    group = %self.record.key, %error, "a decision could not be recorded; trying on"
+                );
+                PAUSE
+            }
+        };
+        self.trouble = Some(Trouble { why: why.clone(), pause, until: Instant::now() + pause });
+        why
+    }
+
+    /// Nothing of `output` took place.
+    fn give_up(&mut self, output: GroupOutput, why: &str) {
+        for (stream, welcome) in output.welcomes {
+            if let Ok(welcome) = welcome {
+                // The driver may think that this stream is up.
+                self.ended.push_back((stream, welcome.node_id));
+            }
+            if let Some(stream) = self.streams.remove(&stream) {
+                let text = format!("nothing can be recorded at the moment: {why}");
+                stream.outbox.send(Err(Status::unavailable(text)));
+            }
+        }
+        for (id, _) in output.replies {
+            self.watchers.remove(&id);
+            if let Some(reply) = self.replies.remove(&id) {
+                let _ = reply.send(Err(Declined::Unavailable(why.to_owned())));
+            }
+        }
+    }
+
+    /// After a commit: the log, the counters, the record.
+    fn note(&mut self, output: &GroupOutput) {
+        let key = &self.record.key;
+        for event in &output.events {
+            self.around.metrics.event(event);
+            tracing::info!(
+                formation = key.formation,
+                group = key.group,
+                epoch = event.epoch.0,
+                kind = event.kind.as_str(),
+                node = event.nodename,
+                cause = event.cause,
+                "{}",
+                event.description
+            );
+        }
+        if let Some(record) = &output.record {
+            changes::log(&self.record, record);
+            self.record = (**record).clone();
+        }
+    }
+
+    fn deliver(&mut self, output: GroupOutput) {
+        for (stream, welcome) in output.welcomes {
+            match welcome {
+                Ok(welcome) => {
+                    let node = welcome.node_id;
+                    // A node speaks over its newest stream only.
+                    self.streams.retain(|id, s| *id == stream || s.node != Some(node));
+                    if let Some(known) = self.streams.get_mut(&stream) {
+                        known.node = Some(node);
+                    }
+                    tracing::info!(
+                        group = %self.record.key, node = self.record.name_of(node), "stream is up"
+                    );
+                    self.send(stream, MonitorMessage::Welcome(welcome));
+                }
+                Err(refusal) => {
+                    tracing::warn!(group = %self.record.key, %refusal, "a keeper was refused");
+                    if let Some(stream) = self.streams.remove(&stream) {
+                        stream.outbox.send(Err(refusal_status(refusal)));
+                    }
+                }
+            }
+        }
+        for (stream, _, order) in output.orders {
+            self.send(stream, MonitorMessage::Order(Box::new(order)));
+        }
+        for (id, reply) in output.replies {
+            if reply.is_err() {
+                self.watchers.remove(&id);
+            }
+            if let Some(sender) = self.replies.remove(&id) {
+                // Whoever asked may be gone: the command was taken all the same.
+                let _ = sender.send(reply.map_err(Declined::Refused));
+            }
+        }
+        for (id, progress) in output.progress {
+            let last = matches!(
+                progress,
+                Progress::Done(_) | Progress::RolledBack(_) | Progress::Failed { .. }
+            );
+            if let Some(watcher) = self.watchers.get(&id) {
+                let _ = watcher.send(progress);
+            }
+            if last {
+                self.watchers.remove(&id);
+            }
+        }
+        self.watchers.retain(|_, watcher| !watcher.is_closed());
+    }
+
+    fn send(&mut self, id: u64, message: MonitorMessage) {
+        let Some(stream) = self.streams.get(&id) else { return };
+        if stream.outbox.send(Ok(message)) {
+            return;
+        }
+        if let Some(Stream { node: Some(node), .. }) = self.streams.remove(&id) {
+            self.ended.push_back((id, node));
+        }
+    }
+
+    fn publish(&self) {
+        let mut view = self.driver.view(clock::now());
+        let why = match &self.trouble {
+            Some(trouble) => Some(trouble.why.as_str()),
+            None if !*self.around.store_up.borrow() => Some("the monitor's Postgres is down"),
+            None => None,
+        };
+        if let Some(why) = why {
+            view.alerts.push(Alert {
+                code: "store_unavailable".to_owned(),
+                text: format!("no decision can be recorded, the present primary goes on: {why}"),
+            });
+        }
+        let connected = self.streams.values().filter_map(|s| s.node).collect();
+        let mut heartbeats = self.heartbeats.clone();
+        heartbeats.retain(|node, _| self.record.members.contains_key(node));
+        let new = Published {
+            view,
+            settings: self.record.settings,
+            members: self.record.members.len(),
+            connected,
+            heartbeats,
+        };
+        self.published.send_if_modified(|old| {
+            if *old == new {
+                return false;
+            }
+            changes::log_health(&old.view, &new.view);
+            *old = new;
+            true
+        });
+    }
+}

@@ -1,0 +1,248 @@
+//! One connection, each query bounded in time.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
+use sqlx::{ConnectOptions, Connection};
+use vigil_core::wal::Lsn;
+
+/// Where a server listens, and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub socket_dir: PathBuf,
+    pub port: u16,
+    pub user: String,
+    pub database: String,
+}
+
+impl Target {
+    /// Database `postgres` as superuser `postgres`.
+    pub fn postgres(socket_dir: impl Into<PathBuf>, port: u16) -> Self {
+        let name = || "postgres".to_owned();
+        Target { socket_dir: socket_dir.into(), port, user: name(), database: name() }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    #[error("cannot connect to Postgres in {} port {port}: {source}", socket_dir.display())]
+    Connect { socket_dir: PathBuf, port: u16, source: sqlx::Error },
+    #[error("Postgres in {} port {port} did not answer a connection within {limit:?}", socket_dir.display())]
+    ConnectTimeout { socket_dir: PathBuf, port: u16, limit: Duration },
+    #[error("{what} failed: {source}")]
+    Query { what: &'static str, source: sqlx::Error },
+    #[error("{what} did not end within {limit:?}; the session was given up")]
+    Timeout { what: &'static str, limit: Duration },
+    #[error("{what} not tried: the session was given up after an earlier timeout or failure")]
+    Broken { what: &'static str },
+    #[error("{what} gave something unexpected: {reason}")]
+    Unexpected { what: &'static str, reason: String },
+}
+
+impl SqlError {
+    /// Whether the connection is of no use any more and a new [`Session`] is needed.
+    pub fn is_broken(&self) -> bool {
+        match self {
+            SqlError::Query { source, .. } => source.as_database_error().is_none(),
+            SqlError::Unexpected { .. } => false,
+            _ => true,
+        }
+    }
+
+    /// The five characters of `SQLSTATE`, if the server refused.
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            SqlError::Query { source, .. } | SqlError::Connect { source, .. } => {
+                source.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// A connection as `application_name` pgvigil. After a timeout or a lost connection it is unusable
+/// and says so; giving up never cancels the query (a cancelled sync wait would tell success).
+#[derive(Debug)]
+pub struct Session {
+    conn: Option<PgConnection>,
+    pub(super) commits_locally: bool,
+}
+
+impl Session {
+    pub async fn connect(target: &Target, within: Duration) -> Result<Self, SqlError> {
+        let (socket_dir, port) = (target.socket_dir.clone(), target.port);
+        let options = PgConnectOptions::new_without_pgpass()
+            .socket(&socket_dir)
+            .port(port)
+            .username(&target.user)
+            .database(&target.database)
+            .ssl_mode(PgSslMode::Disable)
+            .application_name("pgvigil")
+            .disable_statement_logging();
+        match tokio::time::timeout(within, PgConnection::connect_with(&options)).await {
+            Ok(Ok(conn)) => Ok(Session { conn: Some(conn), commits_locally: false }),
+            Ok(Err(source)) => Err(SqlError::Connect { socket_dir, port, source }),
+            Err(_) => Err(SqlError::ConnectTimeout { socket_dir, port, limit: within }),
+        }
+    }
+
+    /// Whether queries are still possible.
+    pub fn is_usable(&self) -> bool {
+        self.conn.is_some()
+    }
+
+    /// Runs `work` on the connection. Unless it ends in time, with success or with an error of the
+    /// server, the connection is dropped: what it would say next belongs to an old question. The
+    /// same when the caller drops the future.
+    pub(crate) async fn run<T>(
+        &mut self,
+        what: &'static str,
+        within: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, sqlx::Error>,
+    ) -> Result<T, SqlError> {
+        let Some(mut conn) = self.conn.take() else { return Err(SqlError::Broken { what }) };
+        match tokio::time::timeout(within, work(&mut conn)).await {
+            Ok(Ok(value)) => {
+                self.conn = Some(conn);
+                Ok(value)
+            }
+            Ok(Err(source)) => {
+                let error = SqlError::Query { what, source };
+                if !error.is_broken() {
+                    self.conn = Some(conn);
+                }
+                Err(error)
+            }
+            Err(_) => Err(SqlError::Timeout { what, limit: within }),
+        }
+    }
+
+    /// `pg_is_in_recovery()`: 0.1 ms, made to be polled every 1-2 ms during a promotion.
+    pub async fn in_recovery(&mut self, within: Duration) -> Result<bool, SqlError> {
+        self.run("pg_is_in_recovery()", within, async |conn| {
+            sqlx::query_scalar("SELECT pg_is_in_recovery()").fetch_one(conn).await
+        })
+        .await
+    }
+
+    /// The value of a setting in this session; proof of a reload only when the session is fresh.
+    pub async fn show(&mut self, name: &str, within: Duration) -> Result<String, SqlError> {
+        self.run("reading a setting", within, async |conn| {
+            sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(conn).await
+        })
+        .await
+    }
+
+    /// The process id of this session's backend.
+    pub async fn backend_pid(&mut self, within: Duration) -> Result<i32, SqlError> {
+        self.run("pg_backend_pid()", within, async |conn| {
+            sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(conn).await
+        })
+        .await
+    }
+
+    /// Writes and flushes a small WAL record (96 bytes, 0.8 ms): proves that the disk works, and
+    /// makes WAL move on an idle server. Commits locally: it never waits for a standby.
+    pub async fn emit_probe(&mut self, within: Duration) -> Result<(), SqlError> {
+        self.commit_locally(within).await?;
+        self.emit(within).await
+    }
+
+    pub(crate) async fn emit(&mut self, within: Duration) -> Result<(), SqlError> {
+        self.run("the write probe", within, async |conn| {
+            // As text: without a type for pg_lsn nothing needs to be decoded.
+            sqlx::query("SELECT pg_logical_emit_message(true, 'pgvigil', '')::text")
+                .execute(conn)
+                .await
+                .map(|_| ())
+        })
+        .await
+    }
+
+    /// From now on this session's commits wait for the local disk only.
+    pub(super) async fn commit_locally(&mut self, within: Duration) -> Result<(), SqlError> {
+        if self.commits_locally {
+            return Ok(());
+        }
+        self.run("SET synchronous_commit", within, async |conn| {
+            sqlx::query("SET synchronous_commit = local").execute(conn).await.map(|_| ())
+        })
+        .await?;
+        self.commits_locally = true;
+        Ok(())
+    }
+
+    /// Ends when the checkpoint has: seconds to minutes on a busy server.
+    pub async fn checkpoint(&mut self, within: Duration) -> Result<(), SqlError> {
+        self.run("CHECKPOINT", within, async |conn| {
+            sqlx::query("CHECKPOINT").execute(conn).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// The end of all WAL on a primary, flushed or not.
+    pub async fn insert_lsn(&mut self, within: Duration) -> Result<Lsn, SqlError> {
+        let what = "reading the insert LSN";
+        let text: String = self
+            .run(what, within, async |conn| {
+                let sql = "SELECT pg_current_wal_insert_lsn()::text";
+                sqlx::query_scalar(sql).fetch_one(conn).await
+            })
+            .await?;
+        parse_lsn(what, &text)
+    }
+
+    /// From now on this session's commits wait for the standbys, whatever its role or database
+    /// says.
+    pub(crate) async fn commit_with_sync(&mut self, within: Duration) -> Result<(), SqlError> {
+        self.commits_locally = false;
+        self.run("SET synchronous_commit", within, async |conn| {
+            sqlx::query("SET synchronous_commit = on").execute(conn).await.map(|_| ())
+        })
+        .await
+    }
+
+    /// The standbys (`application_name`) whose walsender says that they count for commits.
+    pub(crate) async fn synchronous_senders(
+        &mut self,
+        within: Duration,
+    ) -> Result<Vec<String>, SqlError> {
+        self.run("reading sync priorities", within, async |conn| {
+            let sql = "SELECT application_name FROM pg_stat_replication WHERE sync_priority > 0";
+            sqlx::query_scalar(sql).fetch_all(conn).await
+        })
+        .await
+    }
+
+    /// Whether backend `pid` waits for a standby to confirm its commit.
+    pub(crate) async fn waits_for_sync(
+        &mut self,
+        pid: i32,
+        within: Duration,
+    ) -> Result<bool, SqlError> {
+        self.run("looking for a sync wait", within, async |conn| {
+            let sql = "SELECT count(*) > 0 FROM pg_stat_activity \
+                       WHERE pid = $1 AND wait_event = 'SyncRep'";
+            sqlx::query_scalar(sql).bind(pid).fetch_one(conn).await
+        })
+        .await
+    }
+
+    /// Ends a backend. Its commit, if it waits for a standby, is told to nobody; cancelling the
+    /// query instead would tell success.
+    pub async fn terminate_backend(
+        &mut self,
+        pid: i32,
+        within: Duration,
+    ) -> Result<bool, SqlError> {
+        self.run("pg_terminate_backend()", within, async |conn| {
+            sqlx::query_scalar("SELECT pg_terminate_backend($1)").bind(pid).fetch_one(conn).await
+        })
+        .await
+    }
+}
+
+pub(crate) fn parse_lsn(what: &'static str, text: &str) -> Result<Lsn, SqlError> {
+    text.parse().map_err(|e| SqlError::Unexpected { what, reason: format!("{e}") })
+}

@@ -1,0 +1,33 @@
+//! Becoming a standby of another server: clone, rewind, and keeping what would be lost.
+
+mod basebackup;
+mod kept_wal;
+mod rewind;
+mod upstream;
+
+pub use basebackup::{Cloned, OldData, basebackup};
+pub use kept_wal::{KeptWal, keep_wal};
+pub use rewind::{Rewound, recover_to_clean, rewind};
+pub use upstream::Upstream;
+
+use std::path::PathBuf;
+
+use crate::control::{ControlError, ControlState};
+use crate::error::FileError;
+use crate::tool::ToolError;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StandbyError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Tool(#[from] ToolError),
+    #[error("a server runs in {}: stop it first", .0.display())]
+    Runs(PathBuf),
+    #[error("{} was not stopped cleanly ({state:?}): a rewind needs that", pgdata.display())]
+    NotClean { pgdata: PathBuf, state: ControlState },
+    #[error("{} has neither checksums nor wal_log_hints: it cannot be rewound", .0.display())]
+    NotRewindable(PathBuf),
+}

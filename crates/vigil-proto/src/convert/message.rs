@@ -1,0 +1,64 @@
+//! What keepers and the monitor tell each other.
+
+use vigil_core::group::Settings;
+use vigil_core::ids::RuleId;
+use vigil_core::message::{Following, Goal, Hello, Order, Peer, Problem, Report, Sender, Welcome};
+use vigil_core::rule::{Pledge, SyncRule};
+use vigil_core::wal::{Position, TimelineHistory};
+
+use crate::pb;
+use crate::wire::{BadMessage, message, wired};
+
+wired!(Goal);
+
+message! {
+    Hello {
+        formation,
+        group,
+        name,
+        host,
+        port,
+        candidate_priority,
+        replication_quorum,
+        node_id,
+        system_id,
+        promise,
+        rules_held,
+        postgres_major,
+    }
+    Welcome { node_id, settings }
+    Report {
+        state,
+        promise,
+        order_seq,
+        server,
+        pledge,
+        own_rule,
+        in_force,
+        covered,
+        rules_held,
+        position,
+        history,
+        highest_tli,
+        following,
+        senders,
+        rewind_source,
+        usable,
+        prepared,
+        leaving,
+        problem,
+        doing,
+        system_id,
+    }
+    Order { epoch, seq, goal_state, goal, rules, peers, settings, replication_password }
+    Settings { number_sync_standbys, heartbeat_interval_ms, heartbeat_misses, member_gone_ms }
+    SyncRule { epoch, version, primary, members, acks }
+    RuleId { epoch, version }
+    Pledge { epoch, position, usable, fetching }
+    Position { tli, lsn }
+    TimelineHistory { tli, ancestors }
+    Following { primary, epoch, streaming, wal_age_ms }
+    Sender { name, streaming, flush, replay, reply_age_ms }
+    Problem { code, text }
+    Peer { id, name, host, port }
+}

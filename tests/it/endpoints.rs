@@ -1,0 +1,200 @@
+//! What dashboards, load balancers and SQL clients look at.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+
+use crate::harness::{Address, Lab, Part, config, millis, query, secs};
+
+/// Status code and body.
+fn get(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
+    let ask = || -> std::io::Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, secs(2))?;
+        stream.set_read_timeout(Some(secs(3)))?;
+        write!(stream, "{method} {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    };
+    let text = ask().unwrap_or_else(|e| panic!("{method} {address}{path}: {e}"));
+    let code = text.split_whitespace().nth(1).and_then(|c| c.parse().ok());
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (code.unwrap_or_else(|| panic!("no HTTP: {text}")), body.to_owned())
+}
+
+/// Every series of a metric: its labels and its value.
+fn series(metrics: &str, name: &str) -> Vec<(String, f64)> {
+    metrics
+        .lines()
+        .filter(|line| {
+            let rest = line.strip_prefix(name);
+            rest.is_some_and(|rest| rest.starts_with(['{', ' ']))
+        })
+        .map(|line| {
+            let (labels, value) = line.rsplit_once(' ').unwrap();
+            (labels[name.len()..].to_owned(), value.parse().unwrap())
+        })
+        .collect()
+}
+
+fn of_node(metrics: &str, name: &str, label: &str, node: &str) -> f64 {
+    let wanted = format!("{label}=\"{node}\"");
+    let all = series(metrics, name);
+    let mut all = all.iter();
+    all.find(|(labels, _)| labels.contains(&wanted))
+        .unwrap_or_else(|| panic!("{name} of {node} is missing in\n{metrics}"))
+        .1
+}
+
+#[test]
+fn monitor_and_keepers_serve_metrics_roles_and_views() {
+    let mut lab = Lab::builder().heartbeat(millis(250)).start();
+    roles_are(&lab, "node1");
+    keepers_have_metrics(&lab);
+    the_monitor_has_metrics(&lab);
+    the_views_of_pg_auto_failover_answer(&lab);
+
+    // After a failover everything tells the new truth, and while Postgres is down too.
+    lab.kill("node1", Part::All);
+    lab.wait_for("node2 took over", secs(20), |s| s.is("node2", "primary"));
+    lab.wait_until("/primary of node2", secs(3), || {
+        get(lab.http("node2"), "GET", "/primary").0 == 200
+    });
+    assert_eq!(get(lab.http("node3"), "GET", "/primary").0, 503);
+    lab.wait_until("the metrics know that node1 is lost", secs(10), || {
+        let metrics = get(lab.http("monitor"), "GET", "/metrics").1;
+        let health = "pg_auto_failover_node_state_health_code";
+        of_node(&metrics, health, "nodename", "node1") <= 0.0
+    });
+    let metrics = get(lab.http("monitor"), "GET", "/metrics").1;
+    let failovers: f64 = metrics
+        .lines()
+        .filter(|l| l.starts_with("pgvigil_failovers"))
+        .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
+        .sum();
+    assert!(failovers >= 1.0, "no failover counted in\n{metrics}");
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    roles_are(&lab, "node2");
+}
+
+fn roles_are(lab: &Lab, primary: &str) {
+    for node in lab.node_names() {
+        let is_primary = node == primary;
+        for (path, wanted) in [
+            ("/primary", is_primary),
+            ("/read-write", is_primary),
+            ("/replica", !is_primary),
+            ("/read-only", true),
+            ("/health", true),
+            ("/liveness", true),
+        ] {
+            let wanted = if wanted { 200 } else { 503 };
+            // A role check is what the keeper knows now; it may be one heartbeat behind.
+            let what = format!("{path} of {node} is {wanted}");
+            lab.wait_until(&what, secs(3), || get(lab.http(&node), "GET", path).0 == wanted);
+            let (code, body) = get(lab.http(&node), "GET", path);
+            assert_eq!(code, wanted, "{path} of {node}");
+            assert!(
+                serde_json::from_str::<serde_json::Value>(&body).is_ok_and(|json| json.is_object()),
+                "{path} of {node}: {body}"
+            );
+            assert_eq!(get(lab.http(&node), "HEAD", path).0, wanted, "HEAD {path} of {node}");
+        }
+        assert_eq!(get(lab.http(&node), "GET", "/no-such-path").0, 404);
+    }
+}
+
+/// Every metric of ours says what it is.
+fn ours_are_described(metrics: &str) {
+    let names: Vec<&str> = metrics
+        .lines()
+        .filter(|l| l.starts_with("pgvigil_"))
+        .filter_map(|l| l.split(['{', ' ']).next())
+        .collect();
+    assert!(!names.is_empty(), "no metric of ours in\n{metrics}");
+    for name in names {
+        let base = ["_bucket", "_sum", "_count"]
+            .iter()
+            .find_map(|suffix| name.strip_suffix(suffix))
+            .filter(|base| metrics.contains(&format!("# TYPE {base} ")))
+            .unwrap_or(name);
+        for comment in ["HELP", "TYPE"] {
+            assert!(
+                metrics.contains(&format!("# {comment} {base} ")),
+                "{comment} of {name} is missing in\n{metrics}"
+            );
+        }
+    }
+}
+
+fn keepers_have_metrics(lab: &Lab) {
+    for node in lab.node_names() {
+        let (code, metrics) = get(lab.http(&node), "GET", "/metrics");
+        assert_eq!(code, 200);
+        ours_are_described(&metrics);
+    }
+    let metrics = get(lab.http("node1"), "GET", "/metrics").1;
+    for standby in ["node2", "node3"] {
+        let lag = "pg_stat_replication_replay_lag_bytes";
+        let bytes = of_node(&metrics, lag, "application_name", standby);
+        assert!(bytes >= 0.0, "{bytes}");
+    }
+}
+
+fn the_monitor_has_metrics(lab: &Lab) {
+    assert_eq!(get(lab.http("monitor"), "GET", "/healthz").0, 200);
+    let (code, metrics) = get(lab.http("monitor"), "GET", "/metrics");
+    assert_eq!(code, 200);
+    ours_are_described(&metrics);
+    for (node, state) in [("node1", 3.0), ("node2", 2.0), ("node3", 2.0)] {
+        let health = "pg_auto_failover_node_state_health_code";
+        let value = of_node(&metrics, health, "nodename", node);
+        assert!((value - 1.0).abs() < f64::EPSILON, "health of {node}: {value}");
+        let reported = "pg_auto_failover_node_state_reported_state_code";
+        let value = of_node(&metrics, reported, "nodename", node);
+        assert!((value - state).abs() < f64::EPSILON, "state of {node}: {value}");
+    }
+    let hosts = series(&metrics, "pg_auto_failover_node_state_health_code");
+    assert!(hosts.iter().all(|(labels, _)| labels.contains("nodehost=")), "{hosts:?}");
+}
+
+fn the_views_of_pg_auto_failover_answer(lab: &Lab) {
+    let mut monitor = config(&Address::Tcp(lab.tcp("monitor")));
+    monitor.user("autoctl_node").dbname("pg_auto_failover");
+    let ask = |sql: &str| query(&monitor, sql, secs(5));
+    let nodes = ask("
+        select nodeid, nodename, nodehost, nodeport, groupid, formationid, reportedstate, goalstate,
+               health, reportedlsn, reportedtli, statechangetime, candidatepriority, replicationquorum
+        from pgautofailover.node order by nodename")
+    .unwrap();
+    let column = |row: usize, column: usize| nodes[row][column].clone().unwrap_or_default();
+    assert_eq!(nodes.len(), 3);
+    assert_eq!((column(0, 1).as_str(), column(0, 6).as_str()), ("node1", "primary"));
+    assert_eq!((column(1, 1).as_str(), column(1, 6).as_str()), ("node2", "secondary"));
+    assert!((0..3).all(|row| column(row, 8) == "1"), "{nodes:?}");
+    let compared = ask(
+        "select count(*) from pgautofailover.node where reportedstate = goalstate and health = 1 and reportedlsn > '0/0'",
+    );
+    assert_eq!(compared.unwrap()[0][0].as_deref(), Some("3"));
+    let formations =
+        ask("select formationid, kind, number_sync_standbys from pgautofailover.formation")
+            .unwrap();
+    assert_eq!(formations.len(), 1);
+    assert_eq!(formations[0][0].as_deref(), Some("default"));
+    assert_eq!(formations[0][2].as_deref(), Some("0"));
+    let events = ask("
+        select eventid, eventtime, formationid, groupid, nodeid, nodename, reportedstate, goalstate,
+               description
+        from pgautofailover.event order by eventid")
+    .unwrap();
+    assert!(!events.is_empty());
+    // It may look, not touch.
+    for statement in [
+        "delete from pgautofailover.node",
+        "update pgautofailover.node set health = 0",
+        "create table pgautofailover.mine (id int)",
+        "create table public.mine (id int)",
+    ] {
+        ask(statement).expect_err(statement);
+    }
+}

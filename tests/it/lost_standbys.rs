@@ -1,0 +1,106 @@
+//! Both standbys are lost: what the group does then is a matter of number-sync-standbys.
+
+use std::time::Instant;
+
+use crate::harness::{Lab, Part, State, millis, secs};
+
+fn names(value: &serde_json::Value, name: &str) -> bool {
+    value.to_string().contains(name)
+}
+
+/// `pgctl explain` and the state both say whom the group waits for.
+fn waits_for(lab: &Lab, name: &str) -> bool {
+    let explain = lab.pgctl(&["explain", "--json"]);
+    if explain.code != Some(0) {
+        return false;
+    }
+    let json = explain.json();
+    let state = lab.state().map(|s| s.json["waiting_on"].clone());
+    names(&json["waiting_on"], name) && state.is_ok_and(|waiting| names(&waiting, name))
+}
+
+#[test]
+fn without_standbys_writes_resume_degraded_and_no_stale_standby_is_promoted() {
+    let mut lab = Lab::builder().start();
+    let writers = lab.writers(4);
+    writers.wait_until_steady();
+    let killed = Instant::now();
+    lab.kill_together(&[("node2", Part::All), ("node3", Part::All)]);
+    lab.wait_for("node1 degrades", secs(12), |s| s.is("node1", "wait_primary"));
+    writers.wait_for_writes(secs(10));
+    let gap = writers.gap(killed);
+    println!("outage {gap:?}");
+    assert!(gap < secs(10), "writes resumed after {gap:?} only");
+    writers.wait_until_steady();
+
+    // Now node1 alone holds what was acknowledged last.
+    lab.kill("node1", Part::All);
+    lab.start("node2");
+    lab.wait_until("explain names node1", secs(30), || waits_for(&lab, "node1"));
+    let never = |state: &Result<State, String>| {
+        state.as_ref().is_ok_and(|s| s.primary().is_none())
+            && lab.is_in_recovery("node2") != Some(false)
+    };
+    lab.holds("node2 is not promoted", secs(10), || never(&lab.state()));
+    let text = lab.pgctl(&["explain"]);
+    text.expect_code(0);
+    assert!(text.stdout.contains("node1"), "{text:?}");
+
+    lab.start("node1");
+    lab.wait_for("node1 serves again", secs(40), |s| s.primary() == Some("node1"));
+    lab.start("node3");
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    writers.verify_everywhere(&lab);
+}
+
+#[test]
+fn with_one_sync_standby_required_writes_block_until_one_returns() {
+    let mut lab = Lab::builder().heartbeat(millis(500)).number_sync_standbys(1).start();
+    let writers = lab.writers(4);
+    writers.wait_until_steady();
+    lab.kill_together(&[("node2", Part::All), ("node3", Part::All)]);
+    let killed = Instant::now();
+    // What was sent after the standbys died cannot have been flushed by one of them.
+    lab.holds("nothing is acknowledged", secs(12), || writers.acks_of("node1", killed) == 0);
+    assert_eq!(lab.is_in_recovery("node1"), Some(false), "node1 must wait, not stop");
+    let explain = lab.pgctl(&["explain"]);
+    explain.expect_code(0);
+    assert!(
+        explain.stdout.contains("node2") || explain.stdout.contains("node3"),
+        "explain does not say that writes wait for a standby: {explain:?}"
+    );
+
+    lab.start("node2");
+    writers.wait_for_writes(secs(30));
+    lab.start("node3");
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    writers.verify_everywhere(&lab);
+}
+
+#[test]
+fn one_of_two_standbys_may_go_without_a_pause() {
+    let mut lab = Lab::builder().heartbeat(millis(500)).start();
+    let writers = lab.writers(4);
+    writers.wait_until_steady();
+    let killed = Instant::now();
+    lab.kill("node3", Part::All);
+    lab.holds("the writers go on", secs(5), || {
+        let since = Instant::now().checked_sub(secs(1)).unwrap();
+        killed.elapsed() < secs(1) || writers.acked_since(since) > 0
+    });
+    let gap = writers.gap(killed);
+    assert!(gap < secs(1), "the writers waited {gap:?}");
+    lab.start("node3");
+    lab.wait_until_whole(secs(60));
+    // A polite stop leaves the rule at once.
+    let stopped = Instant::now();
+    lab.stop("node2", Part::All);
+    lab.start("node2");
+    lab.wait_until_whole(secs(60));
+    let gap = writers.gap(stopped);
+    assert!(gap < secs(1), "the writers waited {gap:?}");
+    assert!(writers.failures().is_empty(), "{:?}", writers.failures());
+    writers.verify_everywhere(&lab);
+}

@@ -1,0 +1,33 @@
+//! End-to-end scenarios: real daemons, real Postgres, real signals, real network cuts.
+//!
+//! Every scenario starts its own monitor and keepers ([`harness::Lab`]), lets outside writers keep
+//! account of what was acknowledged ([`harness::Writers`]), does harm, and looks at the end for
+//! every acknowledged row on every node. Every wait is a condition with a deadline.
+//!
+//! The scenarios run one at a time, whatever `--test-threads` says: they measure time, and two
+//! clusters on two cores would measure each other.
+//!
+//! | variable | meaning |
+//! |---|---|
+//! | `PGVIGIL_BIN_DIR` | where the three programs are; default `target/release`, then `target/debug` |
+//! | `PGVIGIL_TEST_PG_BIN` | the PostgreSQL to use; default the newest below `/usr/lib/postgresql` |
+//! | `PGVIGIL_TEST_ALL=1` | the long versions of the scenarios that repeat something |
+//! | `PGVIGIL_TEST_KEEP=1` | keep the directory of a scenario that failed |
+//! | `PGVIGIL_FAULT_SEED` | repeat a run of random faults |
+
+// A test may stop at once where a program may not.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+mod harness_checks;
+
+mod command_line;
+mod endpoints;
+mod lost_standbys;
+mod node_faults;
+mod operations;
+mod partitions;
+mod power_cuts;
+mod random_faults;
+mod start_errors;
