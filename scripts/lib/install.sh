@@ -80,14 +80,16 @@ find_cargo() { # puts cargo on the PATH
     PATH=${CARGO_HOME:-$HOME/.cargo}/bin:$PATH
 }
 
+target_dir() { # where cargo builds
+    cargo metadata --no-deps --locked --format-version 1 --manifest-path "$ROOT/Cargo.toml" |
+        grep -oE '"target_directory":"[^"]*"' | cut -d'"' -f4
+}
+
 build_binaries() { # DIR: builds the release binaries and puts them there, each by a rename
-    local target name
     find_cargo
     cargo build --release --locked --manifest-path "$ROOT/Cargo.toml" \
         -p vigil-monitor -p vigil-keeper -p pgctl >&2 || die 1 "the build failed"
-    target=$(cd "$ROOT" && cargo metadata --no-deps --locked --format-version 1 |
-        grep -oE '"target_directory":"[^"]*"' | cut -d'"' -f4)
-    copy_binaries "$target/release" "$1"
+    copy_binaries "$(target_dir)/release" "$1"
 }
 
 copy_binaries() { # FROM TO: programs that run keep their old file

@@ -187,7 +187,7 @@ daemon_command() { # NAME: fills the array COMMAND
         COMMAND=("$LAB/bin/vigil-monitor" --data-dir "$LAB/monitor" "${pg[@]}"
             --listen "127.0.0.1:$GRPC_PORT" --http-listen "127.0.0.1:${HTTP_PORT[$1]}" --insecure)
     else
-        COMMAND=("$LAB/bin/vigil-keeper" --name "$1" --pgdata "$LAB/$1/pgdata" --state-dir "$LAB/$1/state"
+        COMMAND=("$LAB/bin/vigil-keeper" --name "$1" --pgdata "$LAB/$1/pgdata"
             "${pg[@]}" --host 127.0.0.1 --http-listen "127.0.0.1:${HTTP_PORT[$1]}" --monitor "$MONITOR_URL"
             --candidate-priority "${PRIORITY[$1]}" --pg-hba-cidr 127.0.0.1/32 --insecure)
     fi

@@ -344,7 +344,9 @@ fn a_network_is_cut_one_way_both_ways_and_mended() {
     assert!(!reaches());
     let at_client = SocketAddr::new(net.address("client"), 7000);
     let other = net.on("client", || TcpListener::bind(at_client).unwrap());
-    assert!(net.on("a", || TcpStream::connect_timeout(&at_client, millis(300)).is_ok()));
+    wait_until("a still reaches the client", secs(5), || {
+        net.on("a", || TcpStream::connect_timeout(&at_client, millis(300)).is_ok())
+    });
     net.mend();
     comes_back();
     net.cable("b", false);

@@ -7,6 +7,9 @@
 //! The scenarios run one at a time, whatever `--test-threads` says: they measure time, and two
 //! clusters on two cores would measure each other.
 //!
+//! One of them: `cargo test -p vigil-tests --test it -- --nocapture a_frozen_primary`; the programs
+//! must have been built. One theme: `… -- power_cuts::`.
+//!
 //! | variable | meaning |
 //! |---|---|
 //! | `PGVIGIL_BIN_DIR` | where the three programs are; default `target/release`, then `target/debug` |

@@ -225,7 +225,7 @@ fn random_faults_one_after_the_other_lose_nothing() {
     let mut lab = Lab::builder()
         .heartbeat(millis(500))
         .network(network.is_none())
-        .limit(secs(60 + 45 * count as u64))
+        .limit(secs(60 + 40 * count as u64))
         .start();
     let writers = lab.writers(4);
     writers.wait_until_steady();

@@ -184,7 +184,7 @@ fn the_monitor_refuses_bad_input_at_start() {
     let mut secure = without.clone();
     secure.retain(|a| a != "--insecure");
     let output = run(dir.command(dir.bin("vigil-monitor"), &dir.sockets()).args(&secure), secs(25));
-    expect_refusal(&output, &[2], &["insecure"]);
+    expect_refusal(&output, &[2], &["TLS"]);
 }
 
 #[test]

@@ -178,6 +178,8 @@ impl Group {
     }
 
     /// Appends a new rule to those in flight and returns it. The one place that numbers rules.
+    /// Superseded rules under which nothing can ever have been acknowledged (fewer members than
+    /// acknowledgements) bind no election and are dropped, so that S stays short.
     pub fn record_rule(
         &mut self,
         epoch: Epoch,
@@ -185,6 +187,7 @@ impl Group {
         members: BTreeSet<NodeId>,
         acks: u32,
     ) -> SyncRule {
+        self.rules.retain(|old| old.pledges_needed() > 0);
         self.last_rule_version += 1;
         let rule = SyncRule { epoch, version: self.last_rule_version, primary, members, acks };
         self.rules.push(rule.clone());

@@ -12,8 +12,8 @@ use crate::state::NodeState;
 
 /// A standby further behind than this is not counted: commits would wait for it. Bytes.
 pub const COUNTABLE_LAG: u64 = 16 * 1024 * 1024;
-/// No more rules than this are in flight at once.
-const RULES_MAX: usize = 6;
+/// No more rules than this are in flight at once: a bound for what keepers have to hold.
+const RULES_MAX: usize = 16;
 
 /// Members and acknowledgements that a rule should have.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -58,10 +58,8 @@ async fn slots(
     let peers = || record.peers.iter().map(|p| p.id).filter(|id| *id != own);
     for peer in peers() {
         let name = slot_of(peer);
-        let healthy = status
-            .slots
-            .iter()
-            .any(|s| s.name == name && s.wal_status.as_deref() != Some("lost"));
+        let healthy =
+            status.slots.iter().any(|s| s.name == name && s.wal_status.as_deref() != Some("lost"));
         if !healthy {
             let made = session.ensure_slot(&name, QUERY).await?;
             tracing::info!(slot = name, ?made, "slot for a peer");

@@ -22,7 +22,10 @@ impl Clock {
 
     pub fn now(&self) -> Now {
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: ms(self.start.elapsed()), wall_ms: i64::try_from(wall.as_millis()).unwrap_or(0) }
+        Now {
+            mono_ms: ms(self.start.elapsed()),
+            wall_ms: i64::try_from(wall.as_millis()).unwrap_or(0),
+        }
     }
 }
 

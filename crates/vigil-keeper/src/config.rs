@@ -156,8 +156,7 @@ impl Config {
 
     /// The data directory as an absolute path: processes are found by it.
     pub fn absolute_pgdata(&self) -> PathBuf {
-        let absolute =
-            std::path::absolute(&self.pgdata).unwrap_or_else(|_| self.pgdata.clone());
+        let absolute = std::path::absolute(&self.pgdata).unwrap_or_else(|_| self.pgdata.clone());
         // Without a slash at the end, so that siblings can be named.
         absolute.components().collect()
     }

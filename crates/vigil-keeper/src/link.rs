@@ -58,7 +58,10 @@ pub struct Link {
 enum End {
     /// The agent is gone.
     Closed,
-    Lost { reason: String, was_up: bool },
+    Lost {
+        reason: String,
+        was_up: bool,
+    },
     Refused(Failure),
 }
 
@@ -109,7 +112,8 @@ impl Link {
 
     /// One stream from hello to its end.
     async fn stream(&mut self, complained: &mut bool, was_up: &mut bool) -> Result<(), Status> {
-        let channel = self.endpoint.connect().await.map_err(|e| Status::unavailable(deepest(&e)))?;
+        let channel =
+            self.endpoint.connect().await.map_err(|e| Status::unavailable(deepest(&e)))?;
         // Few: a report that waits is out of date, and the newest one is kept here.
         let (say, saying) = mpsc::channel::<pb::KeeperMessage>(2);
         let hello = KeeperMessage::Hello(self.hello());

@@ -177,7 +177,7 @@ impl Local {
         conf.respect(&self.pgdata)?;
         let name_of = |id| record.peer(id).map(|p| p.name.clone());
         conf.synchronous_standby_names = match role {
-            Role::Primary(rule) => rule.standby_names(name_of),
+            Role::Primary(sync) => sync.standby_names(name_of),
             // Never empty on a node that may become primary: from empty to something takes effect
             // only when the checkpointer gets to it.
             Role::Detached | Role::Follower(_) => format!("ANY 1 ({NOBODY})"),
@@ -195,9 +195,9 @@ impl Local {
     /// # Errors
     /// It is no peer that this node was told of.
     pub fn upstream_of(&self, record: &NodeRecord, primary: NodeId) -> Result<Upstream> {
-        let Peer { host, port, .. } = record
-            .peer(primary)
-            .with_context(|| format!("node #{primary} is not among the peers told by the monitor"))?;
+        let Peer { host, port, .. } = record.peer(primary).with_context(|| {
+            format!("node #{primary} is not among the peers told by the monitor")
+        })?;
         Ok(Upstream {
             host: host.clone(),
             port: *port,

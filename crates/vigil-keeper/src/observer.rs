@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use vigil_core::message::Sender;
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
-use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::control::{Control, ControlState};
 use vigil_postgres::pgdata::{self, DataDir};
 use vigil_postgres::process::{self, Pid, Postmaster};
@@ -165,7 +165,7 @@ impl Observer {
     }
 
     async fn up(&mut self, postmaster: &Postmaster, status: &SqlStatus) -> Option<UpView> {
-        let local = &self.local;
+        let local = Arc::clone(&self.local);
         let control = vigil_postgres::control::read(&local.pgdata)
             .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
             .ok()?;
@@ -173,9 +173,9 @@ impl Observer {
         let receiver = status.receiver.as_ref().filter(|_| receiver_alive);
         let streaming = receiver.is_some_and(|r| r.status == "streaming");
         self.remember(status, streaming);
-        let received = if status.in_recovery { status.receive_lsn } else { status.flush_lsn };
+        let flushed = if status.in_recovery { status.receive_lsn } else { status.flush_lsn };
         let replayed = status.replay_lsn.unwrap_or(Lsn::ZERO);
-        let end = received.unwrap_or(Lsn::ZERO).max(replayed);
+        let end = flushed.unwrap_or(Lsn::ZERO).max(replayed);
         let tli = if status.in_recovery {
             let told = receiver.filter(|_| streaming).and_then(|r| r.received_tli);
             told.unwrap_or_else(|| self.timeline_on_disk(end, &control, status))
@@ -186,7 +186,7 @@ impl Observer {
         Some(UpView {
             in_recovery: status.in_recovery,
             tli,
-            received,
+            received: flushed,
             replayed,
             streamed: self.memory.streamed,
             replay_idle: status.in_recovery
@@ -198,7 +198,7 @@ impl Observer {
             wal_age_ms: self.memory.grown_at.map(|at| crate::clock::ms(at.elapsed())),
             detached,
             upstream: local.upstream(),
-            history: history(local, tli),
+            history: history(&local, tli),
             checkpoint_tli: control.checkpoint_tli,
             senders: status.senders.iter().map(sender).collect(),
         })
@@ -267,18 +267,16 @@ pub fn data(local: &Local, record: &NodeRecord) -> Data {
     let rebuilding = record.replacing.is_some();
     match pgdata::inspect(&local.pgdata) {
         Ok(DataDir::Missing | DataDir::Empty) => Data::None,
-        Ok(DataDir::Cluster { control, .. }) => {
-            match record.system_id {
-                Some(ours) if ours != control.system_id && !rebuilding => Data::Foreign {
-                    reason: format!(
-                        "{} holds another cluster (system identifier {}, not {ours})",
-                        local.pgdata.display(),
-                        control.system_id
-                    ),
-                },
-                _ => Data::Cluster(cluster(local, &control)),
-            }
-        }
+        Ok(DataDir::Cluster { control, .. }) => match record.system_id {
+            Some(ours) if ours != control.system_id && !rebuilding => Data::Foreign {
+                reason: format!(
+                    "{} holds another cluster (system identifier {}, not {ours})",
+                    local.pgdata.display(),
+                    control.system_id
+                ),
+            },
+            _ => Data::Cluster(cluster(local, &control)),
+        },
         // What a clone that was broken off has left on a mount point.
         Ok(DataDir::NotACluster { .. }) if rebuilding => Data::None,
         Ok(DataDir::NotACluster { reason }) => Data::Foreign { reason },

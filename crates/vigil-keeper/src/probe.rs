@@ -111,7 +111,9 @@ impl Prober {
         let changed = self.hung.send_if_modified(|h| std::mem::replace(h, hung) != hung);
         let waited_ms = crate::clock::ms(waited);
         match (changed, hung) {
-            (true, true) => tracing::warn!(waited_ms, "Postgres runs but does not answer: it hangs"),
+            (true, true) => {
+                tracing::warn!(waited_ms, "Postgres runs but does not answer: it hangs")
+            }
             (true, false) => tracing::info!("Postgres answers again, or has exited"),
             (false, _) => {}
         }

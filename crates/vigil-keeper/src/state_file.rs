@@ -10,8 +10,8 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigil_core::node::record::NodeRecord;
-use vigil_postgres::durable;
 use vigil_postgres::FileError;
+use vigil_postgres::durable;
 
 use crate::failure::Failure;
 use crate::identity::Mark;
@@ -58,6 +58,11 @@ impl StateDir {
             .hint("stop it first, or give each node a --pgdata and --state-dir of its own")),
             Err(e) => Err(cannot("lock", e.into())),
         }
+    }
+
+    /// The record in a directory that is not opened yet, if there is a readable one.
+    pub fn peek(dir: &Path) -> Option<NodeRecord> {
+        serde_json::from_slice(&fs::read(dir.join(RECORD)).ok()?).ok()
     }
 
     pub fn path(&self) -> &Path {

@@ -13,3 +13,8 @@ pub fn now() -> Now {
 fn milliseconds(time: Timespec) -> i64 {
     time.tv_sec * 1000 + time.tv_nsec / 1_000_000
 }
+
+/// A wall-clock time for people, RFC 3339.
+pub fn text(wall_ms: i64) -> String {
+    jiff::Timestamp::from_millisecond(wall_ms).unwrap_or_default().to_string()
+}

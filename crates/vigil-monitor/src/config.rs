@@ -71,13 +71,13 @@ pub struct Config {
     #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
     pub pg_hba_cidr: Vec<String>,
 
-    /// Pause between two heartbeats, in formations created from now on: 50ms to 1m
+    /// Pause between two heartbeats, in formations created from now on: 100ms to 1m
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = heartbeat)]
     pub heartbeat_interval: Duration,
 
     /// Heartbeats missed before a node counts as lost, in formations created from now on
     #[arg(long, value_name = "N", default_value_t = 3,
-          value_parser = clap::value_parser!(u32).range(1..=100))]
+          value_parser = clap::value_parser!(u32).range(2..=100))]
     pub heartbeat_misses: u32,
 
     /// Standbys that must have each commit, whatever happens; 0: one as long as there is one
@@ -187,8 +187,8 @@ impl Config {
 fn heartbeat(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text)
         .map_err(|e| format!("{e}; a duration like 250ms or 5s is expected"))?;
-    if !(Duration::from_millis(50)..=Duration::from_mins(1)).contains(&interval) {
-        return Err("50ms to 1m are allowed".to_owned());
+    if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&interval) {
+        return Err("100ms to 1m are allowed".to_owned());
     }
     Ok(interval)
 }

@@ -133,6 +133,8 @@ pub struct GroupTask<D> {
     watchers: HashMap<u64, mpsc::UnboundedSender<Progress>>,
     /// Streams that ended while something else was being done.
     ended: VecDeque<(u64, NodeId)>,
+    /// Ends of streams that were rolled back with a decision.
+    unheard: Vec<(u64, NodeId)>,
     trouble: Option<Trouble>,
     /// The outcome of a commit is not known: look before the next one.
     unsure: bool,
@@ -142,6 +144,7 @@ pub struct GroupTask<D> {
 /// The store did not take a decision.
 struct Trouble {
     why: String,
+    since: Instant,
     pause: Duration,
     until: Instant,
 }
@@ -152,7 +155,7 @@ impl<D: Decisions> GroupTask<D> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let key = record.key.clone();
         let driver = GroupDriver::new(record.clone(), clock::now());
-        let view = driver.view(clock::now());
+        let view = driver.view(clock::now(), &clock::text);
         let settings = record.settings;
         let (published, receiver) = watch::channel(Published {
             view,
@@ -171,6 +174,7 @@ impl<D: Decisions> GroupTask<D> {
             replies: HashMap::new(),
             watchers: HashMap::new(),
             ended: VecDeque::new(),
+            unheard: Vec::new(),
             trouble: None,
             unsure: false,
             published,
@@ -257,14 +261,20 @@ impl<D: Decisions> GroupTask<D> {
 
     /// One input: decide, record, act.
     async fn handle(&mut self, input: GroupInput) {
+        let closed = match &input {
+            GroupInput::Closed { stream, node } => Some((*stream, *node)),
+            _ => None,
+        };
         let output = self.driver.handle(input, clock::now());
         if output.record.is_some() || !output.events.is_empty() {
             if let Err(why) = self.record(&output).await {
                 self.driver.rollback();
+                self.unheard.extend(closed);
                 self.give_up(output, &why);
                 return;
             }
             self.driver.committed();
+            self.ended.extend(self.unheard.drain(..));
             self.note(&output);
         }
         self.deliver(output);
@@ -281,8 +291,10 @@ impl<D: Decisions> GroupTask<D> {
         if record.is_some_and(|r| r.members.contains_key(&NodeIds::NONE)) {
             return Err("the monitor's Postgres gave no id for a new node".to_owned());
         }
+        let mut began_anew = true;
         let result = match self.settle().await {
             Ok(()) => {
+                began_anew = false;
                 let key = self.record.key.clone();
                 let from_version = self.record.version;
                 let change = Change { key: &key, from_version, record, events: &output.events };
@@ -302,6 +314,10 @@ impl<D: Decisions> GroupTask<D> {
                 }
                 Ok(())
             }
+            // Begun anew just now: there is no trouble any more.
+            Err(StoreError::Stale) if !self.unsure && began_anew => {
+                Err("the monitor's Postgres was away; ask again".to_owned())
+            }
             Err(error) => {
                 self.unsure |= !matches!(error, StoreError::Broken(_));
                 Err(self.fail(&error))
@@ -309,25 +325,31 @@ impl<D: Decisions> GroupTask<D> {
         }
     }
 
-    /// When the outcome of an earlier commit is not known: takes over what the store has.
+    /// Before a commit. When the outcome of an earlier one is not known, the store is asked. When
+    /// it was away for long, the group begins anew: what was heard meanwhile was rolled back with
+    /// the decisions that came of it, and nobody may be judged by old reports.
     async fn settle(&mut self) -> Result<(), StoreError> {
-        if !self.unsure {
+        let patience = Duration::from_millis(self.record.settings.silence_ms() / 2);
+        let was_long = self.trouble.as_ref().is_some_and(|t| t.since.elapsed() > patience);
+        if !self.unsure && !was_long {
             return Ok(());
         }
         let stored = self.around.store.load(&self.record.key).await?;
         self.unsure = false;
-        match stored {
-            Some(stored) if stored.version != self.record.version => {
-                self.restart_from(stored);
-                // What was to be committed was made from the old record.
-                Err(StoreError::Stale)
-            }
+        let stored = match stored {
             None if self.record.version != 0 => {
                 self.unsure = true;
-                Err(StoreError::Broken("the group's record is gone".to_owned()))
+                return Err(StoreError::Broken("the group's record is gone".to_owned()));
             }
-            _ => Ok(()),
+            None => self.record.clone(),
+            Some(stored) => stored,
+        };
+        if stored.version == self.record.version && !was_long {
+            return Ok(());
         }
+        self.restart_from(stored);
+        // What was to be committed was made before.
+        Err(StoreError::Stale)
     }
 
     /// Begins anew, as after a restart of the monitor: keepers come again.
@@ -336,37 +358,37 @@ impl<D: Decisions> GroupTask<D> {
             group = %stored.key,
             expected = self.record.version,
             stored = stored.version,
-            "the store has another record than expected; going on from that one"
+            "the store was away or has another record than expected; listening anew"
         );
+        self.trouble = None;
         self.streams.clear();
         self.watchers.clear();
         self.ended.clear();
+        self.unheard.clear();
         self.driver = GroupDriver::new(stored.clone(), clock::now());
         self.record = stored;
     }
 
     fn fail(&mut self, error: &StoreError) -> String {
         let why = error.to_string();
-        let pause = match &self.trouble {
-            Some(trouble) => (trouble.pause * 2).min(PAUSE_MAX),
+        let now = Instant::now();
+        let (since, pause) = match &self.trouble {
+            Some(trouble) => (trouble.since, (trouble.pause * 2).min(PAUSE_MAX)),
             None => {
                 tracing::warn!(
                     group = %self.record.key, %error, "a decision could not be recorded; trying on"
                 );
-                PAUSE
+                (now, PAUSE)
             }
         };
-        self.trouble = Some(Trouble { why: why.clone(), pause, until: Instant::now() + pause });
+        self.trouble = Some(Trouble { why: why.clone(), since, pause, until: now + pause });
         why
     }
 
     /// Nothing of `output` took place.
     fn give_up(&mut self, output: GroupOutput, why: &str) {
-        for (stream, welcome) in output.welcomes {
-            if let Ok(welcome) = welcome {
-                // The driver may think that this stream is up.
-                self.ended.push_back((stream, welcome.node_id));
-            }
+        // To the driver these streams never were.
+        for (stream, _) in output.welcomes {
             if let Some(stream) = self.streams.remove(&stream) {
                 let text = format!("nothing can be recorded at the moment: {why}");
                 stream.outbox.send(Err(Status::unavailable(text)));
@@ -463,7 +485,7 @@ impl<D: Decisions> GroupTask<D> {
     }
 
     fn publish(&self) {
-        let mut view = self.driver.view(clock::now());
+        let mut view = self.driver.view(clock::now(), &clock::text);
         let why = match &self.trouble {
             Some(trouble) => Some(trouble.why.as_str()),
             None if !*self.around.store_up.borrow() => Some("the monitor's Postgres is down"),

@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use vigil_core::command::{Command, Refusal, RefusalCode};
 use vigil_core::driver::group::{GroupDriver, GroupInput};
 use vigil_core::group::{Group, Settings};
@@ -40,7 +40,7 @@ pub struct Registry {
     /// Counts changes of what is published.
     changed: watch::Sender<u64>,
     numbers: AtomicU64,
-    tasks: TaskTracker,
+    tasks: Mutex<JoinSet<()>>,
     stop: CancellationToken,
 }
 
@@ -82,7 +82,7 @@ impl Registry {
             changing: AsyncMutex::default(),
             changed: watch::Sender::new(0),
             numbers: AtomicU64::new(1),
-            tasks: TaskTracker::new(),
+            tasks: Mutex::default(),
             stop,
         });
         for group in groups {
@@ -103,8 +103,8 @@ impl Registry {
 
     /// Waits until all tasks have ended; they do once the registry is stopped.
     pub async fn join(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        let mut tasks = std::mem::take(&mut *self.tasks());
+        while tasks.join_next().await.is_some() {}
     }
 
     /// Every formation with its settings: those of its first group, else those that one would get.
@@ -264,24 +264,28 @@ impl Registry {
         Ok(format!("formation {name} dropped"))
     }
 
-    /// Changes what the next groups of a formation start with, checked as a group would check it.
+    /// Changes what the next groups of a formation start with.
     pub async fn set_formation(&self, name: &str, command: &Command) -> Result<String, Declined> {
         let _alone = self.changing.lock().await;
         let settings = self.state().formations.get(name).copied();
         let settings = settings.ok_or_else(|| Declined::Refused(no_formation(name)))?;
-        // A group without nodes, for its judgement only.
-        let key = GroupKey { formation: name.to_owned(), group: 0 };
-        let mut judge = GroupDriver::new(Group::new(key, settings, String::new()), clock::now());
-        let input = GroupInput::Command { id: 0, command: command.clone() };
-        let output = judge.handle(input, clock::now());
-        let reply = output.replies.into_iter().next().map(|(_, reply)| reply);
-        let said = reply.transpose().map_err(Declined::Refused)?;
-        let new = output.record.map_or(settings, |record| record.settings);
+        let new = judged(name, settings, command).map_err(Declined::Refused)?;
         if new != settings {
             self.store.put_formation(name, new).await.map_err(unavailable)?;
             self.state().formations.insert(name.to_owned(), new);
         }
-        Ok(said.unwrap_or_else(|| format!("formation {name} changed")))
+        Ok(format!("settings of formation {name} changed"))
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        // Those that have ended need not be kept.
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     fn find(&self, key: &GroupKey) -> Option<GroupHandle> {
@@ -307,20 +311,20 @@ impl Registry {
         let running = Running { handle: handle.clone(), stop: stop.clone() };
         self.state().groups.insert(key.clone(), running);
 
-        self.tasks.spawn(status_writer::run(
+        self.spawn(status_writer::run(
             self.store.clone(),
             key.clone(),
             handle.published.clone(),
             stop.clone(),
         ));
         let (changed, mut published) = (self.changed.clone(), handle.published.clone());
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             while published.changed().await.is_ok() {
                 changed.send_modify(|n| *n += 1);
             }
         });
         let registry = Arc::clone(self);
-        self.tasks.spawn(async move {
+        self.spawn(async move {
             if Caught::of(task.run(stop.clone())).await.is_err() {
                 registry.start_again(key, stop).await;
             }
@@ -394,6 +398,25 @@ pub async fn ask(
     answer.await.map_err(|_| gone())?
 }
 
+/// Settings after `command`, checked as a group would check it. Only the number of synchronous
+/// standbys is not: there are no nodes to count, and more may come.
+fn judged(name: &str, settings: Settings, command: &Command) -> Result<Settings, Refusal> {
+    let mut command = command.clone();
+    let mut number = None;
+    if let Command::SetSettings { number_sync_standbys, .. } = &mut command {
+        number = number_sync_standbys.take();
+    }
+    let key = GroupKey { formation: name.to_owned(), group: 0 };
+    let mut judge = GroupDriver::new(Group::new(key, settings, String::new()), clock::now());
+    let output = judge.handle(GroupInput::Command { id: 0, command }, clock::now());
+    for (_, reply) in output.replies {
+        reply?;
+    }
+    let mut settings = output.record.map_or(settings, |record| record.settings);
+    settings.number_sync_standbys = number.unwrap_or(settings.number_sync_standbys);
+    Ok(settings)
+}
+
 fn no_formation(name: &str) -> Refusal {
     let text = format!("there is no formation `{name}`");
     Refusal::new(RefusalCode::NotFound, text, "pgctl show-settings lists them")
@@ -416,14 +439,11 @@ fn unavailable(error: StoreError) -> Declined {
 }
 
 /// 256 random bits, in hex: nothing in it needs quoting anywhere.
-fn random_password() -> Result<String, rustix::io::Errno> {
+fn random_password() -> std::io::Result<String> {
     use std::fmt::Write;
+    use std::io::Read;
     let mut bytes = [0_u8; 32];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let flags = rustix::rand::GetRandomFlags::empty();
-        filled += rustix::rand::getrandom(&mut bytes[filled..], flags)?;
-    }
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
     let mut text = String::new();
     for byte in bytes {
         // Writing to a string cannot fail.

@@ -113,8 +113,8 @@ fn is_given(option: &str, args: &[OsString]) -> bool {
 /// Seconds, decimals allowed, as pg_auto_failover has them.
 fn milliseconds(text: &str) -> Result<String, String> {
     let seconds: Option<f64> = text.trim().parse().ok();
-    match seconds.filter(|s| (0.05..=60.0).contains(s)) {
+    match seconds.filter(|s| (0.1..=60.0).contains(s)) {
         Some(seconds) => Ok(format!("{:.0}ms", seconds * 1000.0)),
-        None => Err(format!("invalid value '{text}': seconds from 0.05 to 60 are expected")),
+        None => Err(format!("invalid value '{text}': seconds from 0.1 to 60 are expected")),
     }
 }

@@ -119,13 +119,10 @@ impl ManagedConf {
 
     /// The text of the file.
     pub fn render(&self) -> String {
-        let mut text = String::from(
-            "# Written by pgvigil at each change of role: edit postgresql.conf instead.\n",
-        );
-        for (name, value) in self.settings() {
-            text.push_str(&format!("{name} = {}\n", guc::quote(&value)));
-        }
-        text
+        let head = "# Written by pgvigil at each change of role: edit postgresql.conf instead.\n";
+        let line = |(name, value): &(String, String)| format!("{name} = {}\n", guc::quote(value));
+        let lines: String = self.settings().iter().map(line).collect();
+        format!("{head}{lines}")
     }
 
     /// Writes the file, atomically and durably, when it differs. The server sees it at the next

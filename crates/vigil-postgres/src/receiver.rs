@@ -17,7 +17,7 @@ const AFTER_SIGTERM: Duration = Duration::from_millis(200);
 const UNNAMED: Duration = Duration::from_millis(20);
 
 /// How the receiver went.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Dropped {
     /// There was none.
     None,
@@ -41,26 +41,34 @@ pub enum ReceiverError {
 /// On [`ReceiverError::StillThere`] the way on is to kill the whole node; SIGKILL for the receiver
 /// alone would take it down as well.
 pub async fn drop_receiver(postmaster: &Postmaster) -> Result<Dropped, ReceiverError> {
+    let mut receiver = settled_receiver(postmaster.pid).await;
     postmaster.reload()?;
     let mut dropped = Dropped::None;
     // Once more for a receiver that was started again before the reload was seen.
     for _ in 0..3 {
-        let Some(pid) = settled_receiver(postmaster.pid).await else { return Ok(dropped) };
-        if wait_gone(pid, AFTER_RELOAD).await.is_ok() {
-            dropped = if dropped == Dropped::None { Dropped::ByReload } else { dropped };
-            continue;
+        if let Some(pid) = receiver {
+            dropped = dropped.max(end_receiver(pid).await?);
         }
-        terminate(pid)?;
-        dropped = Dropped::BySigterm;
-        match wait_gone(pid, AFTER_SIGTERM).await {
-            Ok(()) => {}
-            Err(ProcessError::StillThere { .. }) => return Err(ReceiverError::StillThere { pid }),
-            Err(e) => return Err(e.into()),
+        receiver = settled_receiver(postmaster.pid).await;
+        if receiver.is_none() {
+            break;
         }
     }
-    match settled_receiver(postmaster.pid).await {
+    match receiver {
         None => Ok(dropped),
         Some(pid) => Err(ReceiverError::StillThere { pid }),
+    }
+}
+
+async fn end_receiver(pid: Pid) -> Result<Dropped, ReceiverError> {
+    if wait_gone(pid, AFTER_RELOAD).await.is_ok() {
+        return Ok(Dropped::ByReload);
+    }
+    terminate(pid)?;
+    match wait_gone(pid, AFTER_SIGTERM).await {
+        Ok(()) => Ok(Dropped::BySigterm),
+        Err(ProcessError::StillThere { .. }) => Err(ReceiverError::StillThere { pid }),
+        Err(e) => Err(e.into()),
     }
 }
 

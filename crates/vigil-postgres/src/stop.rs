@@ -47,7 +47,9 @@ pub async fn kill_all(pgdata: &Path, within: Duration) -> Result<usize, ProcessE
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    killed.iter().for_each(|pid| reap(*pid));
+    for pid in &killed {
+        reap(*pid);
+    }
     reap_zombies();
     if let Some(file) = pidfile::read(pgdata)? {
         reap(file.pid);
@@ -62,7 +64,9 @@ pub fn reap_zombies() -> usize {
     let own = rustix::process::getpid();
     let is_ours = |pid: &Pid| procfs::stat(*pid).is_some_and(|s| s.zombie && s.name == "postgres");
     let zombies: Vec<Pid> = procfs::children(own).into_iter().filter(is_ours).collect();
-    zombies.iter().for_each(|pid| reap(*pid));
+    for pid in &zombies {
+        reap(*pid);
+    }
     zombies.len()
 }
 

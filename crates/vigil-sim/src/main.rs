@@ -48,6 +48,9 @@ fn main() -> std::process::ExitCode {
                 println!("{line}");
             }
             println!("{:?}", world.stats);
+            for line in world.monitor_view() {
+                println!("{line}");
+            }
         }
         if let Some(violation) = &world.violation {
             violations += 1;

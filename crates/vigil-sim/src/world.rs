@@ -80,6 +80,8 @@ pub struct World {
     /// Highest acknowledged record count per timeline.
     acked: BTreeMap<u32, usize>,
     promoted: BTreeSet<(u64, usize)>,
+    /// Clients have stopped writing.
+    quiet: bool,
     pub stats: Stats,
     pub trace: Vec<String>,
     pub tracing: bool,
@@ -124,6 +126,7 @@ impl World {
             next_monitor_tick_ms: 0,
             acked: BTreeMap::new(),
             promoted: BTreeSet::new(),
+            quiet: false,
             stats: Stats::default(),
             trace: Vec::new(),
             tracing: false,
@@ -165,11 +168,19 @@ impl World {
             self.fault();
         }
         self.heal();
-        self.go_until(90_000, |w| w.is_healthy());
+        let end = self.now_ms + 90_000;
+        let mut since = self.now_ms;
+        while self.now_ms < end && self.violation.is_none() && self.now_ms - since < 5000 {
+            self.tick();
+            if !self.is_healthy() {
+                since = self.now_ms;
+            }
+        }
         if !self.is_healthy() {
             let plan = format!("{:?}", self.store.plan);
             self.fail(format!("not healthy 90 s after the last fault ended: plan {plan}"));
         }
+        self.quiet = true;
         self.go(1000);
         self.check_everywhere();
     }
@@ -198,6 +209,18 @@ impl World {
             && self.store.episode.is_none()
             && (counted || self.hosts.len() == 1)
             && self.hosts.iter().enumerate().all(|(i, h)| i == p || self.streams_from(i, p) && h.driver.is_some())
+    }
+
+    /// The monitor's view, for traces.
+    pub fn monitor_view(&self) -> Vec<String> {
+        let Some(monitor) = &self.monitor else { return Vec::new() };
+        let view = monitor.view(self.now(), &|ms| ms.to_string());
+        let mut lines: Vec<String> = view.nodes.iter().map(|n| format!("{n:?}")).collect();
+        lines.push(format!("{:?} {:?} {:?}", view.waiting_on, view.alerts, view.findings));
+        for (id, node) in &monitor.facts().nodes {
+            lines.push(format!("{id}: {node:?}"));
+        }
+        lines
     }
 
     fn streams_from(&self, standby: usize, primary: usize) -> bool {
@@ -367,6 +390,9 @@ impl World {
         if self.now_ms >= self.hosts[i].next_look_ms {
             self.look(i);
         }
+        if self.now_ms % 50 < TICK_MS {
+            self.feed(i, NodeInput::Tick);
+        }
     }
 
     fn note_host(&mut self, i: usize, what: &str) {
@@ -389,6 +415,7 @@ impl World {
             self.hosts[i].next_connect_ms = self.now_ms + 200;
             return;
         }
+        self.note_host(i, "connects");
         let stream = self.next_stream;
         self.next_stream += 1;
         self.hosts[i].stream = Some(stream);
@@ -460,6 +487,14 @@ impl World {
             if at > self.now_ms || self.hosts[i].cut || !self.alive(i) {
                 if self.now_ms.saturating_sub(at) < 4000 {
                     self.down.push_back((at, stream, i, message));
+                } else if self.hosts[i].stream == Some(stream) {
+                    // Keepalives end the stream on both sides; nothing is lost within one.
+                    self.hosts[i].stream = None;
+                    self.streams.remove(&stream);
+                    if let Some(node) = self.hosts[i].id {
+                        self.monitor_input(GroupInput::Closed { stream, node });
+                    }
+                    self.feed(i, NodeInput::StreamLost);
                 }
                 continue;
             }
@@ -482,6 +517,10 @@ impl World {
 
     fn monitor_input(&mut self, input: GroupInput) {
         let now = self.now();
+        let hello = match &input {
+            GroupInput::Hello { stream, .. } => Some(*stream),
+            _ => None,
+        };
         let Some(monitor) = &mut self.monitor else { return };
         let mut out = monitor.handle(input, now);
         if out.record.is_some() || !out.events.is_empty() {
@@ -489,6 +528,12 @@ impl World {
                 monitor.rollback();
                 out = GroupOutput::default();
                 self.note(|| "store: commit failed".into());
+                if let Some(stream) = hello
+                    && let Some(i) = self.streams.remove(&stream)
+                {
+                    self.hosts[i].stream = None;
+                    self.hosts[i].next_connect_ms = now.mono_ms + 500;
+                }
             } else {
                 monitor.committed();
             }
@@ -731,7 +776,8 @@ impl World {
         let lost: Vec<(u32, usize)> = self
             .acked
             .iter()
-            .filter(|(tag, len)| wal.get(**len - 1) != Some(tag))
+            // A promotion that comes too late (its epoch is over) can acknowledge nothing.
+            .filter(|(tag, len)| **tag < tli.0 && wal.get(**len - 1) != Some(tag))
             .map(|(t, l)| (*t, *l))
             .collect();
         if !lost.is_empty() {
@@ -834,7 +880,7 @@ impl World {
             }
             let now_ms = self.now_ms;
             self.hosts[i].pg.told.retain(|_, (_, at)| now_ms.saturating_sub(*at) < 2000);
-            if self.rng.chance(30) {
+            if !self.quiet && self.rng.chance(30) {
                 let tag = self.hosts[i].pg.tli();
                 self.hosts[i].pg.wal.push(tag);
                 self.stats.commits += 1;

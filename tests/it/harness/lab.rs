@@ -17,7 +17,7 @@ use super::network::{CLIENT, Network};
 use super::pg::{self, Address, Rows};
 use super::process::{self, Output, Owned, Process, own, run};
 use super::state::State;
-use super::workdir::{Workdir, free_address, free_port, postgres_bin};
+use super::workdir::{Workdir, free_address, free_port, postgres_bin, quietly};
 use super::writers::Writers;
 use super::{millis, secs};
 
@@ -661,16 +661,16 @@ impl Drop for Lab {
     fn drop(&mut self) {
         let panicking = thread::panicking();
         if panicking && !self.told.get() {
-            eprintln!("{}", self.diagnosis());
+            quietly(|| eprintln!("{}", self.diagnosis()));
         }
         for host in &mut self.hosts {
-            process::kill_all(|| host.find(Part::All));
+            quietly(|| process::kill_all(|| host.find(Part::All)));
             host.daemon = None;
         }
         if let Some(network) = &self.network {
-            network.remove();
+            quietly(|| network.remove());
         }
-        self.dir.kill_everything();
+        quietly(|| self.dir.kill_everything());
         let unexpected = self.unexpected();
         if !unexpected.is_empty() {
             let text = unexpected.join("\n");

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
@@ -208,9 +209,17 @@ impl Workdir {
     }
 }
 
+/// Cleans up as far as it goes: a second panic while one unwinds would end the whole program and
+/// leave everything behind.
+pub(crate) fn quietly(work: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(work)).is_err() {
+        eprintln!("cleaning up failed, see above");
+    }
+}
+
 impl Drop for Workdir {
     fn drop(&mut self) {
-        self.kill_everything();
+        quietly(|| self.kill_everything());
         let failed = std::thread::panicking();
         if failed && std::env::var_os("PGVIGIL_TEST_KEEP").is_some_and(|v| !v.is_empty()) {
             let _ = File::create(self.path.join("kept"));

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use tokio::time::{Instant, sleep};
 use vigil_core::ids::NodeId;
 use vigil_core::node::step::StepDone;
-use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::process::{self, Postmaster};
 use vigil_postgres::receiver::{self, Dropped, ReceiverError};
 use vigil_postgres::{Session, control, pgdata};

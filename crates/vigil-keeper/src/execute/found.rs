@@ -11,7 +11,7 @@ use vigil_postgres::pgdata::{self, InitdbOptions};
 use super::{Executor, QUERY};
 use crate::local::{REPLICATION_ROLE, Role, slot_of};
 
-const INITDB_WITHIN: Duration = Duration::from_secs(300);
+const INITDB_WITHIN: Duration = Duration::from_mins(5);
 
 impl Executor {
     pub(super) async fn initdb(&self) -> Result<StepDone> {
@@ -26,7 +26,7 @@ impl Executor {
     pub(super) async fn start_primary(&self, rule: &SyncRule) -> Result<StepDone> {
         self.local.write_before_start(&self.record, Role::Primary(rule))?;
         pgdata::clear_standby_signal(&self.local.pgdata)?;
-        self.spawn(Duration::from_secs(60)).await?;
+        self.spawn(Duration::from_mins(1)).await?;
         Ok(StepDone::Plain)
     }
 

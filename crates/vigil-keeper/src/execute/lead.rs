@@ -16,8 +16,8 @@ use crate::local::Role;
 
 const NAMES_WITHIN: Duration = Duration::from_secs(5);
 /// Replay of a backlog runs at 100 MB/s, and a promotion waits for it.
-const PROMOTE_WITHIN: Duration = Duration::from_secs(60);
-const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+const PROMOTE_WITHIN: Duration = Duration::from_mins(1);
+const CHECKPOINT_WITHIN: Duration = Duration::from_mins(10);
 
 impl Executor {
     pub(super) async fn promote(&self, rule: &SyncRule, tli: Tli) -> Result<StepDone> {
@@ -44,11 +44,7 @@ impl Executor {
 
     /// A standby's names were never empty, so that a reload is all it takes. A fresh session that
     /// shows them proves it: it was forked after all other processes had been signalled.
-    async fn names_on_standby(
-        &self,
-        postmaster: &Postmaster,
-        rule: &SyncRule,
-    ) -> Result<Session> {
+    async fn names_on_standby(&self, postmaster: &Postmaster, rule: &SyncRule) -> Result<Session> {
         let local = &self.local;
         let wanted = local.conf(&self.record, Role::Primary(rule))?.synchronous_standby_names;
         local.write_conf(&self.record, Role::Primary(rule))?;

@@ -16,10 +16,10 @@ use super::Executor;
 use crate::local::Role;
 
 const STOP_WITHIN: Duration = Duration::from_secs(30);
-const RECOVER_WITHIN: Duration = Duration::from_secs(1_800);
-const REWIND_WITHIN: Duration = Duration::from_secs(3_600);
+const RECOVER_WITHIN: Duration = Duration::from_mins(30);
+const REWIND_WITHIN: Duration = Duration::from_hours(1);
 /// Cloning terabytes takes hours. A step that should end earlier is cancelled by a new order.
-const CLONE_WITHIN: Duration = Duration::from_secs(48 * 3_600);
+const CLONE_WITHIN: Duration = Duration::from_hours(48);
 /// So many pieces of kept WAL stay; older ones go.
 const KEEP_PIECES: usize = 5;
 
@@ -58,7 +58,9 @@ impl Executor {
                 self.stop(STOP_WITHIN).await?;
                 Ok(())
             }
-            _ => Ok(standby::recover_to_clean(&local.install, &local.pgdata, RECOVER_WITHIN).await?),
+            _ => {
+                Ok(standby::recover_to_clean(&local.install, &local.pgdata, RECOVER_WITHIN).await?)
+            }
         }
     }
 

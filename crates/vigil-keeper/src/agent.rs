@@ -1,0 +1,456 @@
+//! The one loop: it hands everything that happens to the [`NodeDriver`] and does what that says,
+//! in its order. It decides nothing itself.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
+use vigil_core::ids::RuleId;
+use vigil_core::message::{Goal, Order, Report};
+use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::record::NodeRecord;
+use vigil_core::node::step::{Step, StepDone};
+
+use crate::chores;
+use crate::clock::{Clock, ms};
+use crate::execute::Executor;
+use crate::failure::Failure;
+use crate::link::FromMonitor;
+use crate::local::Local;
+use crate::metrics;
+use crate::observer::Look;
+use crate::pace::Pace;
+use crate::status::Status;
+
+const TICK: Duration = Duration::from_millis(50);
+const CHORES_EVERY: Duration = Duration::from_secs(1);
+/// A step that failed so often in a row needs a human.
+const FAILURES_FOR_HUMANS: u32 = 10;
+/// A stop that was asked for waits so long for a step that could be broken off.
+const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
+/// The last report needs a moment to get out.
+const FAREWELL: Duration = Duration::from_millis(100);
+
+/// The loop's ends of all channels.
+pub struct Channels {
+    pub record: watch::Sender<Arc<NodeRecord>>,
+    pub reports: watch::Sender<Option<Box<Report>>>,
+    pub from_monitor: mpsc::Receiver<FromMonitor>,
+    pub wanted: watch::Sender<u64>,
+    pub looks: mpsc::Receiver<Look>,
+    pub status: watch::Sender<Arc<Status>>,
+    /// Every message is one request to stop; the second one means at once.
+    pub shutdown: mpsc::Receiver<()>,
+}
+
+pub struct Agent {
+    driver: NodeDriver,
+    clock: Clock,
+    local: Arc<Local>,
+    channels: Channels,
+    running: Option<Running>,
+    chores: Option<JoinHandle<()>>,
+    chores_due: Instant,
+    pace: Pace,
+    /// Looks that began before this wish are of no use: a step has ended since.
+    needed: u64,
+    seen: Option<Observed>,
+    looked_at: Option<Instant>,
+    streamed_at: Option<Instant>,
+    in_force: Option<RuleId>,
+    connected: bool,
+    failures: Option<(&'static str, u32)>,
+    asked_to_stop: Option<Instant>,
+    leaving: bool,
+}
+
+struct Running {
+    id: u64,
+    step: Step,
+    began: Instant,
+    task: JoinHandle<anyhow::Result<StepDone>>,
+}
+
+/// What the loop waits for.
+enum Event {
+    Stop,
+    StepEnded(Result<anyhow::Result<StepDone>, tokio::task::JoinError>),
+    Monitor(Option<FromMonitor>),
+    Look(Option<Look>),
+    Time,
+}
+
+impl Agent {
+    pub fn new(record: NodeRecord, local: Arc<Local>, channels: Channels) -> Self {
+        let clock = Clock::new();
+        Agent {
+            driver: NodeDriver::new(record, clock.now()),
+            clock,
+            local,
+            channels,
+            running: None,
+            chores: None,
+            chores_due: Instant::now(),
+            pace: Pace::new(),
+            needed: 0,
+            seen: None,
+            looked_at: None,
+            streamed_at: None,
+            in_force: None,
+            connected: false,
+            failures: None,
+            asked_to_stop: None,
+            leaving: false,
+        }
+    }
+
+    /// Until the node was stopped as asked, was dropped, or cannot go on.
+    ///
+    /// # Errors
+    /// The monitor refuses this node.
+    pub async fn run(mut self) -> Result<(), Failure> {
+        self.want_look();
+        loop {
+            let event = self.next_event().await;
+            let input = match event {
+                Event::Stop if self.asked_to_stop.is_none() => {
+                    tracing::info!("asked to stop");
+                    self.asked_to_stop = Some(Instant::now());
+                    self.leaving = true;
+                    NodeInput::Leave
+                }
+                Event::Stop => return self.stop_at_once().await,
+                Event::StepEnded(ended) => match self.step_ended(ended) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                Event::Monitor(None) => {
+                    return Err(Failure::unexpected("the link to the monitor has ended"));
+                }
+                Event::Monitor(Some(FromMonitor::Refused(failure))) => return Err(failure),
+                Event::Monitor(Some(message)) => self.message(message),
+                Event::Look(None) => {
+                    return Err(Failure::unexpected("the observer has ended"));
+                }
+                Event::Look(Some(look)) => match self.look(look) {
+                    Some(input) => input,
+                    None => continue,
+                },
+                Event::Time => {
+                    self.on_time();
+                    NodeInput::Tick
+                }
+            };
+            let outputs = self.driver.handle(input, self.clock.now());
+            if self.carry_out(outputs).await? {
+                return self.farewell().await;
+            }
+            self.publish();
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let ended = async {
+            match &mut self.running {
+                Some(running) => (&mut running.task).await,
+                None => std::future::pending().await,
+            }
+        };
+        let wake_at = Instant::now() + self.pace.wake_in().min(TICK);
+        tokio::select! {
+            biased;
+            stop = self.channels.shutdown.recv() => match stop {
+                Some(()) => Event::Stop,
+                // Whoever could ask is gone: for a test, as good as asking.
+                None if self.asked_to_stop.is_none() => Event::Stop,
+                None => { tokio::time::sleep(TICK).await; Event::Time }
+            },
+            ended = ended => Event::StepEnded(ended),
+            message = self.channels.from_monitor.recv() => Event::Monitor(message),
+            look = self.channels.looks.recv() => Event::Look(look),
+            () = tokio::time::sleep_until(wake_at.into()) => Event::Time,
+        }
+    }
+
+    fn message(&mut self, message: FromMonitor) -> NodeInput {
+        match message {
+            FromMonitor::Welcomed(node_id) => {
+                self.connected = true;
+                NodeInput::Welcomed { node_id }
+            }
+            FromMonitor::Order(order) => {
+                self.log_order(&order);
+                NodeInput::Order(*order)
+            }
+            FromMonitor::Heard => NodeInput::Heard,
+            FromMonitor::Lost | FromMonitor::Refused(_) => {
+                self.connected = false;
+                NodeInput::StreamLost
+            }
+        }
+    }
+
+    fn log_order(&mut self, order: &Order) {
+        let record = self.driver.record();
+        if !record.accepts(order) {
+            tracing::warn!(
+                epoch = order.epoch.0,
+                seq = order.seq,
+                promise = record.promise.0,
+                taken = record.order_seq,
+                "refused an order that is out of date"
+            );
+            return;
+        }
+        let changed = self
+            .driver
+            .order()
+            .is_none_or(|old| old.goal != order.goal || old.goal_state != order.goal_state);
+        if changed {
+            self.pace.news();
+            tracing::info!(
+                epoch = order.epoch.0, seq = order.seq, goal = %order.goal_state,
+                order = goal_word(&order.goal), "order"
+            );
+        }
+    }
+
+    fn look(&mut self, look: Look) -> Option<NodeInput> {
+        self.pace.looked();
+        if look.began < self.needed {
+            return None;
+        }
+        let seen = look.seen;
+        self.pace.compare(self.seen.as_ref(), &seen);
+        self.looked_at = Some(Instant::now());
+        match &seen.server {
+            ServerView::Up(up) => {
+                if up.in_recovery {
+                    self.in_force = None;
+                }
+                if up.streaming {
+                    self.streamed_at = self.looked_at;
+                }
+            }
+            ServerView::Hung => {}
+            ServerView::Down | ServerView::Orphans | ServerView::Starting => self.in_force = None,
+        }
+        self.seen = Some(seen.clone());
+        Some(NodeInput::Observed(seen))
+    }
+
+    fn step_ended(
+        &mut self,
+        ended: Result<anyhow::Result<StepDone>, tokio::task::JoinError>,
+    ) -> Option<NodeInput> {
+        let running = self.running.take()?;
+        let took = running.began.elapsed();
+        let name = running.step.name();
+        let result = match ended {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(error)) => Err(format!("{error:#}")),
+            Err(join) if join.is_cancelled() => Err("broken off".to_owned()),
+            Err(join) => Err(format!("{name} panicked: {join}")),
+        };
+        metrics::step_ended(name, took, result.is_ok());
+        let ms = ms(took);
+        match &result {
+            Ok(done) => {
+                self.failures = None;
+                if let StepDone::InForce { rule, .. } = done {
+                    self.in_force = Some(*rule);
+                }
+                tracing::info!(step = name, ms, "step done");
+            }
+            Err(error) if error == "broken off" => {
+                tracing::info!(step = name, ms, "step broken off");
+            }
+            Err(error) => self.log_failure(name, ms, error),
+        }
+        self.pace.news();
+        self.needed = *self.channels.wanted.borrow() + 1;
+        Some(NodeInput::StepEnded { id: running.id, result })
+    }
+
+    fn log_failure(&mut self, step: &'static str, ms: u64, error: &str) {
+        let count = match self.failures {
+            Some((failing, count)) if failing == step => count + 1,
+            _ => 1,
+        };
+        self.failures = Some((step, count));
+        if count == FAILURES_FOR_HUMANS {
+            tracing::error!(step, ms, count, error, "a step keeps failing");
+        } else {
+            tracing::warn!(step, ms, count, error, "step failed");
+        }
+    }
+
+    fn on_time(&mut self) {
+        if self.pace.is_look_due() {
+            self.want_look();
+        }
+        if let (Some(since), Some(running)) = (self.asked_to_stop, &self.running)
+            && since.elapsed() > LEAVE_PATIENCE
+            && running.step.can_be_cancelled()
+        {
+            running.task.abort();
+        }
+        self.start_chores();
+    }
+
+    fn want_look(&mut self) {
+        self.pace.asked();
+        self.channels.wanted.send_modify(|wanted| *wanted += 1);
+    }
+
+    fn start_chores(&mut self) {
+        let up = matches!(self.seen.as_ref().map(|s| &s.server), Some(ServerView::Up(_)));
+        let record = self.driver.record();
+        let idle =
+            self.running.is_none() && self.chores.as_ref().is_none_or(JoinHandle::is_finished);
+        if !up || !idle || record.node_id.is_none() || record.replacing.is_some() {
+            return;
+        }
+        if Instant::now() < self.chores_due || self.driver.order().is_none() {
+            return;
+        }
+        self.chores_due = Instant::now() + CHORES_EVERY;
+        let round = chores::round(Arc::clone(&self.local), Arc::new(record.clone()));
+        self.chores = Some(tokio::spawn(round));
+    }
+
+    /// Whether the driver says that nothing is left to do.
+    async fn carry_out(&mut self, outputs: Vec<NodeOutput>) -> Result<bool, Failure> {
+        let mut exit = false;
+        for output in outputs {
+            match output {
+                NodeOutput::Save(record) => self.save(record).await?,
+                NodeOutput::Run { id, step } => self.start(id, step),
+                NodeOutput::Cancel { id } => {
+                    if let Some(running) = self.running.as_ref().filter(|r| r.id == id) {
+                        running.task.abort();
+                    }
+                }
+                NodeOutput::Send(report) => _ = self.channels.reports.send_replace(Some(report)),
+                NodeOutput::Look => self.want_look(),
+                NodeOutput::Exit => exit = true,
+            }
+        }
+        Ok(exit)
+    }
+
+    /// Durable when it returns: nothing that follows may run ahead of the disk.
+    async fn save(&mut self, record: Box<NodeRecord>) -> Result<(), Failure> {
+        let mut complained = false;
+        loop {
+            let (local, to_save) = (Arc::clone(&self.local), record.clone());
+            let saved = tokio::task::spawn_blocking(move || local.state.save_record(&to_save));
+            let error = match saved.await {
+                Ok(Ok(())) => break,
+                Ok(Err(error)) => error.to_string(),
+                Err(join) => join.to_string(),
+            };
+            if !complained {
+                complained = true;
+                tracing::error!(error, "cannot save the state file; doing nothing until it works");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+                _ = self.channels.shutdown.recv() => return Err(Failure::unexpected(error)),
+            }
+        }
+        let peers_changed = self.channels.record.borrow().peers != record.peers;
+        if peers_changed {
+            self.chores_due = Instant::now();
+        }
+        self.channels.record.send_replace(Arc::from(record));
+        Ok(())
+    }
+
+    fn start(&mut self, id: u64, step: Step) {
+        if let Some(chores) = self.chores.take() {
+            chores.abort();
+        }
+        if matches!(step, Step::Stop { .. }) && !self.connected && !self.leaving {
+            tracing::warn!(
+                "stopping Postgres: neither the monitor nor enough standbys can be heard, \
+                 so another primary may be elected"
+            );
+        }
+        tracing::debug!(step = step.name(), ?step, "step begins");
+        let executor = Executor {
+            local: Arc::clone(&self.local),
+            record: Arc::new(self.driver.record().clone()),
+            order: self.driver.order().cloned(),
+        };
+        let to_run = step.clone();
+        let task = tokio::spawn(async move { executor.run(&to_run).await });
+        self.running = Some(Running { id, step, began: Instant::now(), task });
+        self.pace.news();
+    }
+
+    fn publish(&mut self) {
+        self.pace.plan(
+            self.driver.look_in_ms(),
+            self.running.as_ref().map(|running| running.began.elapsed()),
+        );
+        self.channels.status.send_replace(Arc::new(Status {
+            record: self.driver.record().clone(),
+            order: self.driver.order().cloned(),
+            seen: self.seen.clone(),
+            in_force: self.in_force,
+            step: self.running.as_ref().map(|running| running.step.name()),
+            monitor_connected: self.connected,
+            leaving: self.leaving,
+            looked_at: self.looked_at,
+            streamed_at: self.streamed_at,
+            turned_at: Instant::now(),
+        }));
+    }
+
+    /// Stopped as asked, or dropped.
+    async fn farewell(&mut self) -> Result<(), Failure> {
+        if self.connected {
+            tokio::time::sleep(FAREWELL).await;
+        }
+        let dropped = self.driver.order().is_some_and(|order| order.goal == Goal::Drop);
+        if dropped {
+            self.local.state.forget().map_err(Failure::unexpected)?;
+            tracing::info!("dropped from the group; the data stays where it is");
+        }
+        tracing::info!("stopped");
+        Ok(())
+    }
+
+    /// Asked a second time: no handover, no waiting.
+    async fn stop_at_once(mut self) -> Result<(), Failure> {
+        tracing::warn!("asked to stop again: stopping Postgres at once");
+        if let Some(running) = self.running.take() {
+            running.task.abort();
+            // How it ended does not matter any more.
+            let _ = running.task.await;
+        }
+        let executor = Executor {
+            local: Arc::clone(&self.local),
+            record: Arc::new(self.driver.record().clone()),
+            order: None,
+        };
+        let stopped = executor.run(&Step::Stop { budget_ms: 2_000 }).await;
+        stopped.map(|_| ()).map_err(|error| Failure::unexpected(format!("{error:#}")))
+    }
+}
+
+fn goal_word(goal: &Goal) -> &'static str {
+    match goal {
+        Goal::Wait => "wait",
+        Goal::Found { .. } => "found",
+        Goal::Lead { .. } => "lead",
+        Goal::Follow { .. } => "follow",
+        Goal::Pledge { .. } => "pledge",
+        Goal::FastForward { .. } => "fast_forward",
+        Goal::Stop => "stop",
+        Goal::Drop => "drop",
+    }
+}

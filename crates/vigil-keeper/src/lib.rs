@@ -1,0 +1,165 @@
+//! The keeper: acts beside one Postgres as the monitor decides. All deciding is in `vigil-core`;
+//! this is the shell around its [`NodeDriver`](vigil_core::driver::node::NodeDriver).
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`config`], [`failure`] | what it was told, how it ends when that cannot be |
+//! | [`prerequisites`] | what must be true on this machine |
+//! | [`state_file`], [`identity`] | its own disk: the record, and whose data it is about |
+//! | [`link`] | ears and mouth: the stream to the monitor |
+//! | [`observer`], [`probe`] | eyes |
+//! | [`execute`] | hands, one function per step; [`chores`]: what they do meanwhile |
+//! | [`agent`] | the loop between all of them |
+//! | [`http`], [`metrics`], [`status`] | what it shows |
+
+pub mod agent;
+pub mod chores;
+pub mod clock;
+pub mod config;
+pub mod execute;
+pub mod failure;
+pub mod http;
+pub mod identity;
+pub mod link;
+pub mod local;
+pub mod logging;
+pub mod metrics;
+pub mod observer;
+mod pace;
+pub mod prerequisites;
+pub mod probe;
+pub mod state_file;
+pub mod status;
+#[cfg(test)]
+mod testing;
+mod usage;
+mod walsenders;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use vigil_core::node::record::NodeRecord;
+use vigil_postgres::process;
+
+use crate::agent::{Agent, Channels};
+use crate::config::Config;
+use crate::failure::Failure;
+use crate::link::{Introduction, Link};
+use crate::local::{Local, Place};
+use crate::metrics::Metrics;
+use crate::state_file::StateDir;
+use crate::status::Status;
+
+/// Runs a keeper until it was stopped as asked or its node was dropped. Every message on `shutdown`
+/// is a request to stop; the second one means at once.
+///
+/// # Errors
+/// Why it cannot start or go on. Postgres is left as it is.
+pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failure> {
+    let (place, record) = prepare(&config)?;
+    let http = prerequisites::http_listener(&config.http_listen)?;
+    if let Err(error) = process::become_subreaper() {
+        tracing::warn!(%error, "cannot become the reaper of Postgres' orphans");
+    }
+    tracing::info!(
+        name = config.name,
+        pgdata = %place.pgdata.display(),
+        postgres = place.install.major,
+        node_id = record.node_id.map(|id| id.0),
+        epoch = record.promise.0,
+        "keeper starts"
+    );
+    let introduction = Introduction {
+        host: config.host.clone(),
+        port: config.pg_port,
+        candidate_priority: config.candidate_priority,
+        replication_quorum: config.replication_quorum,
+        postgres_major: place.install.major,
+    };
+    let endpoint = vigil_proto::endpoint(&config.monitor).map_err(Failure::usage)?;
+    let local = Local::new(place);
+
+    let (record_in, record_out) = watch::channel(Arc::new(record.clone()));
+    let (reports_in, reports) = watch::channel(None);
+    let (heard, from_monitor) = mpsc::channel(64);
+    let (wanted, wanted_out) = watch::channel(0);
+    let (looks_in, looks) = mpsc::channel(4);
+    let (hung, hung_out) = watch::channel(false);
+    let (status, status_out) = watch::channel(Arc::new(first_status(record.clone())));
+
+    // Dropped, and with it aborted, when this function ends.
+    let mut tasks = JoinSet::new();
+    let link = Link { endpoint, introduction, record: record_out.clone(), reports, heard };
+    tasks.spawn(link.run());
+    tasks.spawn(probe::probe(Arc::clone(&local), record_out.clone(), hung));
+    let observing =
+        observer::observe(Arc::clone(&local), record_out, hung_out, wanted_out, looks_in);
+    tasks.spawn(observing);
+    let metrics = Metrics::install();
+    tasks.spawn(metrics.clone().upkeep());
+    let router = http::router(status_out, metrics);
+    let listener = tokio::net::TcpListener::from_std(http).map_err(Failure::unexpected)?;
+    tasks.spawn(async move {
+        if let Err(error) = axum::serve(listener, router).await {
+            tracing::error!(%error, "the HTTP server has ended");
+        }
+    });
+
+    let channels = Channels {
+        record: record_in,
+        reports: reports_in,
+        from_monitor,
+        wanted,
+        looks,
+        status,
+        shutdown,
+    };
+    Agent::new(record, local, channels).run().await
+}
+
+/// Checks everything, changes nothing but the state directory.
+fn prepare(config: &Config) -> Result<(Place, NodeRecord), Failure> {
+    let pgdata = config.absolute_pgdata();
+    let dir = config.state_dir();
+    // Before the state directory is made: with a foreign PGDATA nothing at all is.
+    let rebuilding = || StateDir::peek(&dir).is_some_and(|record| record.replacing.is_some());
+    let data = prerequisites::data_dir(&pgdata, rebuilding())?;
+    let install = prerequisites::installation(config.pg_bin.as_deref(), &data)?;
+    let socket_dir = config.socket_dir();
+    prerequisites::socket_dir(&socket_dir, config.pg_port)?;
+    let state = StateDir::open(&dir)?;
+    prerequisites::postgres_port(&pgdata, &config.pg_listen, config.pg_port, &socket_dir)?;
+
+    let new = NodeRecord::new(config.formation.clone(), config.group, config.name.clone());
+    let record = identity::load(&state, &pgdata, &data, new)?;
+    let place = Place {
+        pgdata,
+        install,
+        listen: config.pg_listen.clone(),
+        port: config.pg_port,
+        socket_dir,
+        hba_auth: config.pg_hba_auth.clone(),
+        hba_cidrs: config.pg_hba_cidr.clone(),
+        os_user: vigil_postgres::user::current_user(),
+        log: dir.join("postgres.log"),
+        state,
+    };
+    Ok((place, record))
+}
+
+fn first_status(record: NodeRecord) -> Status {
+    Status {
+        record,
+        order: None,
+        seen: None,
+        in_force: None,
+        step: None,
+        monitor_connected: false,
+        leaving: false,
+        looked_at: None,
+        streamed_at: None,
+        turned_at: Instant::now(),
+    }
+}
