@@ -116,7 +116,7 @@ pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Fai
         status,
         shutdown,
     };
-    Agent::new(record, local, channels).run().await
+    Box::pin(Agent::new(record, local, channels).run()).await
 }
 
 /// Checks everything, changes nothing but the state directory.

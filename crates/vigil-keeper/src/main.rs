@@ -39,7 +39,7 @@ fn start() -> Result<(), Failure> {
     let result = runtime.block_on(async {
         let (ask, shutdown) = mpsc::channel(2);
         tokio::spawn(forward_signals(ask));
-        vigil_keeper::run(config, shutdown).await
+        Box::pin(vigil_keeper::run(config, shutdown)).await
     });
     // Whatever still hangs in the disk must not keep the process.
     runtime.shutdown_background();

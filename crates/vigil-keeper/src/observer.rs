@@ -126,7 +126,7 @@ impl Observer {
                 let orphans = process::processes_of(&self.local.pgdata);
                 Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
             }
-            Some(Ok(status)) => self.up(&postmaster, &status).await.map(ServerView::Up),
+            Some(Ok(status)) => self.up(&postmaster, &status).map(ServerView::Up),
             Some(Err(error)) => self.refused(&error),
         }
     }
@@ -164,7 +164,7 @@ impl Observer {
         }
     }
 
-    async fn up(&mut self, postmaster: &Postmaster, status: &SqlStatus) -> Option<UpView> {
+    fn up(&mut self, postmaster: &Postmaster, status: &SqlStatus) -> Option<UpView> {
         let local = Arc::clone(&self.local);
         let control = vigil_postgres::control::read(&local.pgdata)
             .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))

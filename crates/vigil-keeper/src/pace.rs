@@ -8,7 +8,7 @@ use vigil_core::node::observed::{Observed, ServerView};
 /// A look that has not come back after so long is asked for again.
 const OVERDUE: Duration = Duration::from_secs(1);
 
-pub struct Pace {
+pub(crate) struct Pace {
     /// When something last changed.
     news_at: Instant,
     last: Instant,
@@ -17,34 +17,34 @@ pub struct Pace {
 }
 
 impl Pace {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = Instant::now();
         Pace { news_at: now, last: now, pending: false, interval: Duration::ZERO }
     }
 
-    pub fn news(&mut self) {
+    pub(crate) fn news(&mut self) {
         self.news_at = Instant::now();
     }
 
-    pub fn asked(&mut self) {
+    pub(crate) fn asked(&mut self) {
         self.pending = true;
         self.last = Instant::now();
     }
 
-    pub fn looked(&mut self) {
+    pub(crate) fn looked(&mut self) {
         self.pending = false;
         self.last = Instant::now();
     }
 
     /// Takes note if the two differ in something that is worth a closer look.
-    pub fn compare(&mut self, before: Option<&Observed>, now: &Observed) {
+    pub(crate) fn compare(&mut self, before: Option<&Observed>, now: &Observed) {
         if before.is_none_or(|before| gist(before) != gist(now)) {
             self.news();
         }
     }
 
     /// `wish_ms`: what the driver asks for. `step_since`: how long a step has been running.
-    pub fn plan(&mut self, wish_ms: u64, step_since: Option<Duration>) {
+    pub(crate) fn plan(&mut self, wish_ms: u64, step_since: Option<Duration>) {
         let quiet = self.news_at.elapsed();
         let floor_ms = match step_since {
             // Its end is told anyway.
@@ -57,11 +57,11 @@ impl Pace {
         self.interval = Duration::from_millis(wish_ms.max(floor_ms));
     }
 
-    pub fn is_look_due(&self) -> bool {
+    pub(crate) fn is_look_due(&self) -> bool {
         self.wake_in().is_zero()
     }
 
-    pub fn wake_in(&self) -> Duration {
+    pub(crate) fn wake_in(&self) -> Duration {
         let after = if self.pending { OVERDUE } else { self.interval };
         (self.last + after).saturating_duration_since(Instant::now())
     }

@@ -34,7 +34,7 @@ pub async fn probe(
     loop {
         let began = Instant::now();
         match prober.local.postmaster() {
-            None => _ = prober.hung.send_if_modified(|h| std::mem::take(h)),
+            None => _ = prober.hung.send_if_modified(std::mem::take),
             Some(postmaster) => prober.watch(&postmaster).await,
         }
         // The server is gone or refuses: look again soon, a start takes 60 ms.
@@ -112,7 +112,7 @@ impl Prober {
         let waited_ms = crate::clock::ms(waited);
         match (changed, hung) {
             (true, true) => {
-                tracing::warn!(waited_ms, "Postgres runs but does not answer: it hangs")
+                tracing::warn!(waited_ms, "Postgres runs but does not answer: it hangs");
             }
             (true, false) => tracing::info!("Postgres answers again, or has exited"),
             (false, _) => {}

@@ -10,7 +10,7 @@ use crate::failure::Failure;
 const SEE_HELP: &str = "`vigil-keeper --help` tells all options";
 
 /// The end of a command line that was not understood, or that asked for help.
-pub fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
+pub(crate) fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
     match error.kind() {
         ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
             return Stop::Text(error.render().to_string());
@@ -21,7 +21,7 @@ pub fn stop(error: &clap::Error, args: &[OsString]) -> Stop {
     // The first paragraph says what is wrong; others are usage and tips.
     let said = text.split("\n\n").next().unwrap_or_default().trim();
     let mut message = said.strip_prefix("error: ").unwrap_or(said).to_owned();
-    if let Some(possible) = text.split("\n").find(|l| l.trim().starts_with("[possible values"))
+    if let Some(possible) = text.lines().find(|l| l.trim().starts_with("[possible values"))
         && !message.contains("[possible values")
     {
         message = format!("{message} {}", possible.trim());

@@ -5,7 +5,7 @@ use std::fs;
 use vigil_postgres::process::Pid;
 
 /// No walsender process lives.
-pub fn none(postmaster: Pid) -> bool {
+pub(crate) fn none(postmaster: Pid) -> bool {
     let pid = postmaster.as_raw_pid();
     let path = format!("/proc/{pid}/task/{pid}/children");
     let Ok(children) = fs::read_to_string(path) else {

@@ -34,6 +34,7 @@ pub struct Embedded {
     install: Installation,
     pgdata: PathBuf,
     log: PathBuf,
+    socket: PathBuf,
     postmaster: Postmaster,
 }
 
@@ -54,16 +55,15 @@ impl Embedded {
         let written = write_settings(config, &install, &pgdata).map_err(Failure::unexpected)?;
         put_log_aside(&log);
         let adopted = adopt(&pgdata, written).await.map_err(Failure::unexpected)?;
+        let socket = config.socket_dir().join(format!(".s.PGSQL.{}", config.pg_port));
         let postmaster = match adopted {
             Some(postmaster) => postmaster,
-            None => process::spawn(&install, &pgdata, &log).map_err(Failure::unexpected)?,
+            None => spawn(&install, &pgdata, &log, &socket).map_err(cannot_start)?,
         };
-        process::wait_ready(&pgdata, &postmaster, &log, READY)
-            .await
-            .map_err(Failure::unexpected)?;
+        process::wait_ready(&pgdata, &postmaster, &log, READY).await.map_err(cannot_start)?;
         // An adopted one may have seen other access rules.
         postmaster.reload().map_err(Failure::unexpected)?;
-        Ok(Embedded { install, pgdata, log, postmaster })
+        Ok(Embedded { install, pgdata, log, socket, postmaster })
     }
 
     /// Keeps it running until `stop`, then stops it.
@@ -88,7 +88,7 @@ impl Embedded {
                 match self.start_again().await {
                     Ok(()) => break,
                     Err(error) => {
-                        let error = error.to_string();
+                        let error = brief(&error);
                         tracing::warn!(error, "the monitor's Postgres does not start; trying on");
                     }
                 }
@@ -100,7 +100,7 @@ impl Embedded {
 
     async fn start_again(&mut self) -> Result<(), ProcessError> {
         process::kill_all(&self.pgdata, KILL).await?;
-        self.postmaster = process::spawn(&self.install, &self.pgdata, &self.log)?;
+        self.postmaster = spawn(&self.install, &self.pgdata, &self.log, &self.socket)?;
         process::wait_ready(&self.pgdata, &self.postmaster, &self.log, READY).await
     }
 
@@ -109,6 +109,48 @@ impl Embedded {
             tracing::warn!(%error, "the monitor's Postgres does not stop");
         }
     }
+}
+
+fn spawn(
+    install: &Installation,
+    pgdata: &Path,
+    log: &Path,
+    socket: &Path,
+) -> Result<Postmaster, ProcessError> {
+    clear_stale_socket(pgdata, socket)?;
+    process::spawn(install, pgdata, log)
+}
+
+/// Removes the lock of the Unix socket if a server of this directory left it and none lives. The
+/// killed one may still be a zombie that its parent has not reaped, and Postgres takes a zombie
+/// for alive. A lock of another server's stays.
+fn clear_stale_socket(pgdata: &Path, socket: &Path) -> Result<(), ProcessError> {
+    let mut lock = socket.as_os_str().to_owned();
+    lock.push(".lock");
+    let lock = PathBuf::from(lock);
+    // Its second line is the data directory.
+    let text = std::fs::read_to_string(&lock).unwrap_or_default();
+    let is_of_this = text.lines().nth(1).is_some_and(|dir| Path::new(dir.trim()) == pgdata);
+    if is_of_this && process::processes_of(pgdata).is_empty() {
+        durable::remove(&lock)?;
+        durable::remove(socket)?;
+    }
+    Ok(())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+fn cannot_start(error: ProcessError) -> Failure {
+    Failure::unexpected(format!("the monitor's Postgres does not start: {}", brief(&error)))
+}
+
+/// What the server said when it died, from its log: the last complaint, not the whole tail.
+fn brief(error: &ProcessError) -> String {
+    let (ProcessError::Died { log } | ProcessError::NotReady { log, .. }) = error else {
+        return error.to_string();
+    };
+    let is_complaint = |line: &&str| line.contains("FATAL:") || line.contains("PANIC:");
+    let complaint = log.lines().rev().find(is_complaint).or(log.lines().last());
+    complaint.unwrap_or_default().to_owned()
 }
 
 async fn stop(pgdata: &Path, postmaster: &Postmaster) -> Result<(), ProcessError> {
@@ -159,15 +201,15 @@ fn write_settings(
 }
 
 fn hba(cidrs: &[String]) -> String {
-    let mut text = String::from(
-        "# Written by vigil-monitor at each start: changes are lost. See --pg-hba-cidr.\n\
-         local all postgres peer map=pgvigil\n",
-    );
+    let mut lines = vec![
+        "# Written by vigil-monitor at each start: changes are lost. See --pg-hba-cidr.".to_owned(),
+        "local all postgres peer map=pgvigil".to_owned(),
+    ];
     let loopback = ["127.0.0.1/32", "::1/128"].map(str::to_owned);
     for cidr in loopback.iter().chain(cidrs) {
-        text.push_str(&format!("host {DATABASE} {READER} {cidr} trust\n"));
+        lines.push(format!("host {DATABASE} {READER} {cidr} trust"));
     }
-    text
+    lines.join("\n") + "\n"
 }
 
 fn settings(config: &Config, major: u32) -> String {
@@ -200,13 +242,9 @@ fn settings(config: &Config, major: u32) -> String {
         // Otherwise a start after a crash opens and syncs each file.
         settings.push(("recovery_init_sync_method", "syncfs"));
     }
-    let mut text = String::from(
-        "# Written by vigil-monitor at each start: changes are lost. See its options.\n",
-    );
-    for (name, value) in settings {
-        text.push_str(&format!("{name} = {}\n", conf::quote(value)));
-    }
-    text
+    let head = "# Written by vigil-monitor at each start: changes are lost. See its options.";
+    let lines = settings.iter().map(|(name, value)| format!("{name} = {}", conf::quote(value)));
+    [head.to_owned()].into_iter().chain(lines).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 /// Best effort: a large log is a nuisance, not a reason to stay down.

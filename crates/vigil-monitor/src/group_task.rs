@@ -372,15 +372,15 @@ impl<D: Decisions> GroupTask<D> {
     fn fail(&mut self, error: &StoreError) -> String {
         let why = error.to_string();
         let now = Instant::now();
-        let (since, pause) = match &self.trouble {
-            Some(trouble) => (trouble.since, (trouble.pause * 2).min(PAUSE_MAX)),
-            None => {
-                tracing::warn!(
-                    group = %self.record.key, %error, "a decision could not be recorded; trying on"
-                );
-                (now, PAUSE)
-            }
-        };
+        if self.trouble.is_none() {
+            tracing::warn!(
+                group = %self.record.key, %error, "a decision could not be recorded; trying on"
+            );
+        }
+        let (since, pause) = self
+            .trouble
+            .as_ref()
+            .map_or((now, PAUSE), |t| (t.since, (t.pause * 2).min(PAUSE_MAX)));
         self.trouble = Some(Trouble { why: why.clone(), since, pause, until: now + pause });
         why
     }

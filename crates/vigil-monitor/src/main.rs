@@ -30,6 +30,8 @@ fn start(config: Config) -> Result<(), Failure> {
     if rustix::process::geteuid().is_root() {
         become_postgres(&config)?;
     }
+    // After the change of user the kernel would call it `exe`. Cosmetic: no matter if it fails.
+    let _ = std::fs::write("/proc/self/comm", "vigil-monitor");
     log::start(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -37,10 +37,8 @@ pub fn check(config: &Config) -> Result<Checked, Failure> {
     if !runs_already {
         for host in config.pg_listen.split(',').map(str::trim).filter(|h| !h.is_empty()) {
             let host = if host == "*" { "0.0.0.0" } else { host };
-            let address = match host.contains(':') {
-                true => format!("[{host}]:{}", config.pg_port),
-                false => format!("{host}:{}", config.pg_port),
-            };
+            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+            let address = format!("{host}:{}", config.pg_port);
             // For Postgres to bind; only tried here.
             drop(bind("--pg-port", &address)?);
         }

@@ -434,6 +434,7 @@ fn refuse(code: RefusalCode, message: impl Into<String>, hint: &str) -> Declined
     Declined::Refused(Refusal::new(code, message, hint))
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn unavailable(error: StoreError) -> Declined {
     Declined::Unavailable(error.to_string())
 }

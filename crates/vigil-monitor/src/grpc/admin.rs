@@ -42,7 +42,7 @@ impl pb::admin_server::Admin for Admin {
     ) -> Answer<Self::WatchStateStream> {
         let selector: Selector = read(request)?;
         let (registry, stop) = (self.registry.clone(), self.stop.clone());
-        let mut changes = registry.changes();
+        let mut versions = registry.changes();
         let mut shown = views(&registry, &selector)?;
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(async move {
@@ -52,17 +52,17 @@ impl pb::admin_server::Admin for Admin {
                 if sender.send(next).await.is_err() || failed {
                     return;
                 }
-                let changed = async {
-                    while changes.changed().await.is_ok() {
+                let other = async {
+                    while versions.changed().await.is_ok() {
                         match views(&registry, &selector) {
                             Ok(views) if views == shown => {}
-                            other => return other,
+                            views => return views,
                         }
                     }
                     Err(Status::unavailable("the monitor is being stopped"))
                 };
                 next = tokio::select! {
-                    changed = changed => changed.map(|views| {
+                    other = other => other.map(|views| {
                         shown.clone_from(&views);
                         views.into()
                     }),

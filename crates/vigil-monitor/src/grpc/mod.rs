@@ -57,8 +57,7 @@ fn declined(why: Declined) -> Status {
     }
 }
 
-// By value: for `map_err`.
-#[expect(clippy::needless_pass_by_value)]
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn bad_message(bad: BadMessage) -> Status {
     Status::invalid_argument(bad.to_string())
 }
