@@ -10,7 +10,7 @@ demo_writer() { # NUMBER: one row after the other until DEMO/stop is there
     local uri="postgresql:///postgres?host=$host&port=5432,5433,5434&user=postgres"
     uri+='&target_session_attrs=read-write&connect_timeout=2&application_name=lab-demo'
     psql=$(psql_path)
-    exec {acked}>"$DEMO/acked.$1"
+    exec {acked}>>"$DEMO/acked.$1"
     while [[ ! -e $DEMO/stop ]]; do
         rm -f "$pipe".*
         mkfifo "$pipe.in" "$pipe.out"
@@ -40,7 +40,7 @@ demo_writer() { # NUMBER: one row after the other until DEMO/stop is there
 acked_more() { # COUNT: every writer got so many more acknowledged than demo_mark saw
     local w now
     for ((w = 1; w <= WRITERS; w++)); do
-        now=$(wc -l <"$DEMO/acked.$w" 2>/dev/null) || return 1
+        now=$(wc -l <"$DEMO/acked.$w")
         ((now >= ${DEMO_MARK[w]:-0} + $1)) || return 1
     done
 }
@@ -86,6 +86,7 @@ demo() {
         'create table pgvigil_demo (id bigint primary key, at timestamptz not null default now())' 2>/dev/null ||
         die 1 "cannot create a table on $victim"
     for ((w = 1; w <= WRITERS; w++)); do
+        : >"$DEMO/acked.$w"
         (trap - EXIT && set +e && demo_writer "$w") </dev/null &
         DEMO_PIDS+=($!)
     done

@@ -28,6 +28,7 @@ pub mod observer;
 mod pace;
 pub mod prerequisites;
 pub mod probe;
+mod socket_lock;
 pub mod state_file;
 pub mod status;
 #[cfg(test)]

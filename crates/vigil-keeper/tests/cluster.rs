@@ -188,6 +188,12 @@ impl Node {
         run("kill", &[signal, &pid]);
     }
 
+    fn kill_keeper(&mut self) {
+        let mut process = self.process.take().unwrap();
+        process.kill().unwrap();
+        process.wait().unwrap();
+    }
+
     fn wait_exit(&mut self) -> i32 {
         self.process.take().unwrap().wait().unwrap().code().unwrap()
     }
@@ -200,6 +206,12 @@ impl Node {
     fn kill_postgres(&self) {
         let pid = std::fs::read_to_string(self.pgdata().join("postmaster.pid")).unwrap();
         run("kill", &["-KILL", pid.lines().next().unwrap()]);
+    }
+
+    fn kill_all_of_postgres(&self) {
+        for pid in vigil_postgres::process::processes_of(&self.pgdata()) {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
     }
 
     /// The status code of a role check.
@@ -313,9 +325,7 @@ impl Drop for Cluster {
                 let _ = process.kill();
                 let _ = process.wait();
             }
-            for pid in vigil_postgres::process::processes_of(&node.pgdata()) {
-                run("kill", &["-KILL", &pid.as_raw_pid().to_string()]);
-            }
+            node.kill_all_of_postgres();
         }
         if std::env::var_os("KEEP").is_none() {
             let _ = std::fs::remove_dir_all(&self.dir);
@@ -390,11 +400,8 @@ async fn three_nodes_survive_what_happens() {
     cluster.settled(30).await;
 
     eprintln!("=== keeper and Postgres of the primary are killed");
-    cluster.nodes[0].process.as_mut().unwrap().kill().unwrap();
-    cluster.nodes[0].process.take().unwrap().wait().unwrap();
-    for pid in vigil_postgres::process::processes_of(&cluster.nodes[0].pgdata()) {
-        run("kill", &["-KILL", &pid.as_raw_pid().to_string()]);
-    }
+    cluster.nodes[0].kill_keeper();
+    cluster.nodes[0].kill_all_of_postgres();
     cluster
         .wait("another primary", 20, |view| {
             view.writable.is_some_and(|id| {
@@ -409,7 +416,7 @@ async fn three_nodes_survive_what_happens() {
     let primary = cluster.primary().await;
     let postmaster = vigil_postgres::process::adopt(&cluster.nodes[primary].pgdata());
     let pid = postmaster.unwrap().unwrap().pid;
-    cluster.nodes[primary].process.take().unwrap().kill().unwrap();
+    cluster.nodes[primary].kill_keeper();
     cluster.nodes[primary].start();
     tokio::time::sleep(Duration::from_millis(1500)).await;
     cluster.settled(30).await;

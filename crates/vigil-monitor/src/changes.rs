@@ -31,7 +31,11 @@ pub(crate) fn log_health(old: &GroupView, new: &GroupView) {
         let (formation, group) = (&new.formation, new.group);
         let (name, state) = (&node.nodename, node.reportedstate.as_str());
         match (before, node.health) {
-            (Some(1), 0) => tracing::warn!(formation, group, node = name, state, "node lost"),
+            (Some(1), 0) if new.plan == "serving" => {
+                tracing::warn!(formation, group, node = name, state, "node lost");
+            }
+            // Part of what was logged already, with its cause.
+            (Some(1), 0) => tracing::info!(formation, group, node = name, state, "node is down"),
             (Some(0 | -1), 1) => {
                 tracing::info!(formation, group, node = name, state, "node is well");
             }
@@ -108,9 +112,7 @@ fn plan(group: &Group) -> String {
         Plan::Promoting { winner, tli, .. } => {
             format!("{} is promoted to timeline {tli}{cause}", name(*winner))
         }
-        Plan::Recovering => {
-            "keepers know more than the store: listening to all of them".to_owned()
-        }
+        Plan::Recovering => "keepers know more than the store: listening to all of them".to_owned(),
     }
 }
 

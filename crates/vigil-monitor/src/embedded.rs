@@ -18,6 +18,7 @@ use crate::store::{DATABASE, READER};
 const INITDB: Duration = Duration::from_mins(2);
 /// Crash recovery of so small a database is short; a slow disk may have to sync it.
 const READY: Duration = Duration::from_mins(2);
+const ADOPT: Duration = Duration::from_secs(30);
 const FAST_STOP: Duration = Duration::from_secs(8);
 const KILL: Duration = Duration::from_secs(5);
 /// After an end that nobody asked for.
@@ -47,20 +48,22 @@ impl Embedded {
         let found = pgdata::inspect(&pgdata).map_err(Failure::prerequisite)?;
         if matches!(found, Pgdata::Missing | Pgdata::Empty) {
             tracing::info!(pgdata = %pgdata.display(), major = install.major, "initdb");
-            let options = InitdbOptions::default();
+            // Small segments: the decision that has to begin a new one waits for less.
+            let options = InitdbOptions { wal_segment_mb: Some(1), ..InitdbOptions::default() };
             pgdata::initdb(&install, &pgdata, &options, INITDB)
                 .await
                 .map_err(Failure::unexpected)?;
         }
         let written = write_settings(config, &install, &pgdata).map_err(Failure::unexpected)?;
         put_log_aside(&log);
-        let adopted = adopt(&pgdata, written).await.map_err(Failure::unexpected)?;
         let socket = config.socket_dir().join(format!(".s.PGSQL.{}", config.pg_port));
+        let adopted = adopt(&pgdata, &log, written).await.map_err(Failure::unexpected)?;
         let postmaster = match adopted {
             Some(postmaster) => postmaster,
-            None => spawn(&install, &pgdata, &log, &socket).map_err(cannot_start)?,
+            None => start(&install, &pgdata, &log, &socket).await.map_err(|e| {
+                Failure::unexpected(format!("the monitor's Postgres does not start: {}", brief(&e)))
+            })?,
         };
-        process::wait_ready(&pgdata, &postmaster, &log, READY).await.map_err(cannot_start)?;
         // An adopted one may have seen other access rules.
         postmaster.reload().map_err(Failure::unexpected)?;
         Ok(Embedded { install, pgdata, log, socket, postmaster })
@@ -100,8 +103,8 @@ impl Embedded {
 
     async fn start_again(&mut self) -> Result<(), ProcessError> {
         process::kill_all(&self.pgdata, KILL).await?;
-        self.postmaster = spawn(&self.install, &self.pgdata, &self.log, &self.socket)?;
-        process::wait_ready(&self.pgdata, &self.postmaster, &self.log, READY).await
+        self.postmaster = start(&self.install, &self.pgdata, &self.log, &self.socket).await?;
+        Ok(())
     }
 
     async fn stop(&self) {
@@ -111,14 +114,17 @@ impl Embedded {
     }
 }
 
-fn spawn(
+/// Starts it and waits until it is ready.
+async fn start(
     install: &Installation,
     pgdata: &Path,
     log: &Path,
     socket: &Path,
 ) -> Result<Postmaster, ProcessError> {
     clear_stale_socket(pgdata, socket)?;
-    process::spawn(install, pgdata, log)
+    let postmaster = process::spawn(install, pgdata, log)?;
+    process::wait_ready(pgdata, &postmaster, log, READY).await?;
+    Ok(postmaster)
 }
 
 /// Removes the lock of the Unix socket if a server of this directory left it and none lives. The
@@ -136,11 +142,6 @@ fn clear_stale_socket(pgdata: &Path, socket: &Path) -> Result<(), ProcessError> 
         durable::remove(socket)?;
     }
     Ok(())
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-fn cannot_start(error: ProcessError) -> Failure {
-    Failure::unexpected(format!("the monitor's Postgres does not start: {}", brief(&error)))
 }
 
 /// What the server said when it died, from its log: the last complaint, not the whole tail.
@@ -163,13 +164,23 @@ async fn stop(pgdata: &Path, postmaster: &Postmaster) -> Result<(), ProcessError
     process::kill_all(pgdata, KILL).await.map(|_| ())
 }
 
-/// One that runs with the settings that are wanted. What is left of a killed one, and one with
-/// other settings, is stopped.
-async fn adopt(pgdata: &Path, settings: Written) -> Result<Option<Postmaster>, ProcessError> {
+/// One that runs with the settings that are wanted. What is left of a killed one, one with other
+/// settings, and one that is being stopped, is stopped.
+async fn adopt(
+    pgdata: &Path,
+    log: &Path,
+    settings: Written,
+) -> Result<Option<Postmaster>, ProcessError> {
     match process::adopt(pgdata)? {
         Some(postmaster) if settings == Written::Unchanged => {
-            tracing::info!(pid = postmaster.pid.as_raw_pid(), "the monitor's Postgres still runs");
-            Ok(Some(postmaster))
+            let pid = postmaster.pid.as_raw_pid();
+            tracing::info!(pid, "the monitor's Postgres still runs");
+            if process::wait_ready(pgdata, &postmaster, log, ADOPT).await.is_ok() {
+                return Ok(Some(postmaster));
+            }
+            tracing::warn!(pid, "it does not get ready; starting another one");
+            process::kill_all(pgdata, KILL).await?;
+            Ok(None)
         }
         Some(postmaster) => {
             stop(pgdata, &postmaster).await?;
@@ -228,7 +239,9 @@ fn settings(config: &Config, major: u32) -> String {
         ("synchronous_commit", "on"),
         ("full_page_writes", "on"),
         ("commit_delay", "0"),
-        ("wal_init_zero", "off"),
+        // Writing into space that is there already is the faster flush.
+        ("wal_init_zero", "on"),
+        ("min_wal_size", "32MB"),
         ("jit", "off"),
         // The monitor starts it again if need be.
         ("restart_after_crash", "off"),

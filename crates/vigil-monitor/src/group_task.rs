@@ -377,10 +377,8 @@ impl<D: Decisions> GroupTask<D> {
                 group = %self.record.key, %error, "a decision could not be recorded; trying on"
             );
         }
-        let (since, pause) = self
-            .trouble
-            .as_ref()
-            .map_or((now, PAUSE), |t| (t.since, (t.pause * 2).min(PAUSE_MAX)));
+        let (since, pause) =
+            self.trouble.as_ref().map_or((now, PAUSE), |t| (t.since, (t.pause * 2).min(PAUSE_MAX)));
         self.trouble = Some(Trouble { why: why.clone(), since, pause, until: now + pause });
         why
     }

@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`config`], [`usage`](mod@crate::config), [`failure`] | options, variables, how it ends |
+//! | [`config`], [`failure`] | options, variables, how it ends |
 //! | [`preflight`], [`data_dir`] | what must be right before anything is changed |
 //! | [`embedded`], [`store`] | its own Postgres, and what is stored there |
 //! | [`group_task`], [`registry`] | one task per group; which groups there are |

@@ -22,8 +22,7 @@ pub fn start(config: &Config) {
     let filter = EnvFilter::new(format!(
         "{others},vigil_core={ours},vigil_monitor={ours},vigil_postgres={ours}"
     ));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match config.log_format {
         LogFormat::Json => builder.json().flatten_event(true).init(),
         LogFormat::Text => {

@@ -16,12 +16,12 @@ use vigil_core::group::{Group, Settings};
 use vigil_core::ids::GroupKey;
 use vigil_proto::Selector;
 
+use crate::clock;
 use crate::group_task::{Declined, GroupHandle, GroupTask, Mail, Surroundings};
 use crate::metrics::Metrics;
 use crate::node_ids::NodeIds;
 use crate::status_writer;
 use crate::store::{PgStore, StoreError};
-use crate::clock;
 
 /// The formation that is always there.
 pub const DEFAULT: &str = "default";
@@ -156,6 +156,11 @@ impl Registry {
     /// The one group that is meant.
     pub fn select_one(&self, selector: &Selector) -> Result<GroupHandle, Refusal> {
         let mut found = self.select(selector)?;
+        // A group that nobody is in any more, or never was, is meant only by its number.
+        let is_used = |group: &GroupHandle| group.published.borrow().members > 0;
+        if found.iter().any(is_used) {
+            found.retain(is_used);
+        }
         match (found.pop(), found.len()) {
             (Some(only), 0) => Ok(only),
             (Some(_), more) => Err(Refusal::new(

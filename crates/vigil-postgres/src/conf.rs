@@ -182,7 +182,7 @@ pub fn ensure_included(pgdata: &Path) -> Result<Written, FileError> {
     durable::write_if_changed(&path, text.as_bytes())
 }
 
-/// Whether the managed file can be read by us at all; a rewind may have brought the source's.
+/// The text of the managed file as it is; after a rewind or a clone it is the source's.
 pub fn read_raw(pgdata: &Path) -> Result<String, FileError> {
     let path = pgdata.join(FILE);
     std::fs::read_to_string(&path).at("read", &path)

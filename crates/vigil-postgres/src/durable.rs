@@ -38,18 +38,17 @@ pub fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     sync_dir(dir)
 }
 
-/// As [`write`], but never replaces a file: `false` when there is one, also when it comes to be at
+/// As [`write()`], but never replaces a file: `false` when there is one, also when it comes to be at
 /// this very moment.
 pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
     let temporary = temporary_name(path);
     // A hard link is made only where no file is, and the content is complete by then.
-    let result = fill(&temporary, bytes, 0o600).and_then(|()| {
-        match fs::hard_link(&temporary, path) {
+    let result =
+        fill(&temporary, bytes, 0o600).and_then(|()| match fs::hard_link(&temporary, path) {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(e) => Err(e).at("create", path),
-        }
-    });
+        });
     // Best effort: a leftover has a name that nobody reads.
     let _ = fs::remove_file(&temporary);
     let written = result?;
@@ -57,7 +56,7 @@ pub(crate) fn write_new(path: &Path, bytes: &[u8]) -> Result<bool, FileError> {
     Ok(written)
 }
 
-/// As [`write`], but leaves the file alone when it holds `bytes` already.
+/// As [`write()`], but leaves the file alone when it holds `bytes` already.
 pub fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<Written, FileError> {
     match read_opt(path)? {
         Some(old) if old == bytes => Ok(Written::Unchanged),

@@ -3,21 +3,20 @@
 //!
 //! A promotion takes the number after the last one of an unbroken run of `.history` files that
 //! begins after its own timeline (`findNewestTimeLine`); it only looks whether they exist. So stub
-//! files in the gap lead it to the assigned number. What else Postgres does with them (read in the
-//! sources of 13 to 18, tried on 15):
+//! files in the gap lead it to the assigned number. What else Postgres does with them (tried on 14,
+//! 15 and 18):
 //!
 //! * A stub holds a comment only. A standby that finds one says "new timeline N is not a child of
 //!   database system timeline M" and goes on with its own. It must not look like a child: then the
 //!   stub would become part of the new timeline's history.
 //! * **After the promotion the stubs stay.** A receiver fetches every history file between its own
 //!   timeline and the primary's, and a standby finds the new timeline only through an unbroken
-//!   run: without the stubs no standby of the old timeline could follow, and the new primary
-//!   itself, started again as a standby before its first checkpoint, would go back to the old one.
-//!   Followers get the stubs through the receiver; where the upstream lacks some (it is a fresh
-//!   clone), the follower writes them itself before it follows: [`write_stub_histories`].
+//!   run: without the stubs no standby of the old timeline could follow. Followers get the stubs
+//!   through the receiver; where the upstream lacks some (it is a fresh clone), the follower writes
+//!   them itself before it follows: [`write_stub_histories`].
 //! * **A stub above every real history file must go before a start**
-//!   ([`remove_stub_histories`]): a standby would take it for the newest timeline and die with
-//!   "requested timeline N is not a child of this server's history".
+//!   ([`remove_stub_histories`]): a standby takes it for the newest timeline, looks for WAL of that
+//!   one only, and is never ready.
 
 use std::fs;
 use std::path::{Path, PathBuf};

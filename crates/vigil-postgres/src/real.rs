@@ -1,5 +1,6 @@
 //! Tests with real servers.
 
+mod clones;
 mod processes;
 mod standbys;
 mod sync_rule;

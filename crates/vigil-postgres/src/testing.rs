@@ -159,11 +159,7 @@ impl Server {
     }
 
     pub(crate) async fn execute(&self, sql: &'static str) {
-        self.session()
-            .await
-            .run(sql, LONG, async |conn| sqlx::raw_sql(sql).execute(conn).await.map(|_| ()))
-            .await
-            .unwrap();
+        self.session().await.execute(sql, LONG).await.unwrap();
     }
 
     pub(crate) async fn wait_streaming(&self) {

@@ -114,4 +114,32 @@ mod tests {
         assert_eq!(find(text, |a| a.uid == 0).unwrap().name, "root");
         assert_eq!(find(text, |a| a.name == "nobody"), None);
     }
+
+    /// As root: a copy of this test program drops root in the test after this one.
+    #[test]
+    fn root_is_dropped_for_good() {
+        if !rustix::process::geteuid().is_root() || lookup("postgres").is_err() {
+            return;
+        }
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "user::tests::who_am_i", "--nocapture"])
+            .env("VIGIL_WHO_AM_I", "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let account = lookup("postgres").unwrap();
+        let expected = format!("I am {} {} in {}", account.uid, account.gid, account.home);
+        assert!(said.contains(&expected) && said.contains("groups []"), "{said} {output:?}");
+    }
+
+    #[test]
+    fn who_am_i() {
+        if std::env::var_os("VIGIL_WHO_AM_I").is_some() {
+            reexec_as_postgres().unwrap();
+            let (uid, gid) =
+                (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+            println!("I am {uid} {gid} in {}", std::env::var("HOME").unwrap());
+            println!("groups {:?}", rustix::process::getgroups().unwrap());
+        }
+    }
 }

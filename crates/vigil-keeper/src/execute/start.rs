@@ -9,6 +9,7 @@ use vigil_postgres::process::{self, Postmaster, ProcessError};
 
 use super::Executor;
 use crate::local::Role;
+use crate::socket_lock;
 
 /// A clean standby answers after 60-90 ms. One that has WAL to replay until it is consistent takes
 /// as long as that takes: then the step ends and the looks tell when it is there.
@@ -32,6 +33,7 @@ impl Executor {
     /// Starts the server and waits until it takes connections.
     pub(super) async fn spawn(&self, within: Duration) -> Result<Postmaster> {
         let local = &self.local;
+        socket_lock::clear_stale(&local.socket_dir, local.port, &local.pgdata)?;
         let postmaster = process::spawn(&local.install, &local.pgdata, &local.log)?;
         local.set_upstream(None);
         local.set_postmaster(Some(postmaster.clone()));

@@ -36,10 +36,7 @@ impl pb::admin_server::Admin for Admin {
         Ok(Response::new(views(&self.registry, &selector)?.into()))
     }
 
-    async fn watch_state(
-        &self,
-        request: Request<pb::Selector>,
-    ) -> Answer<Self::WatchStateStream> {
+    async fn watch_state(&self, request: Request<pb::Selector>) -> Answer<Self::WatchStateStream> {
         let selector: Selector = read(request)?;
         let (registry, stop) = (self.registry.clone(), self.stop.clone());
         let mut versions = registry.changes();
@@ -155,10 +152,7 @@ impl pb::admin_server::Admin for Admin {
         Ok(Response::new(pb::Done { message: done.map_err(declined)? }))
     }
 
-    async fn drop_formation(
-        &self,
-        request: Request<pb::DropFormationRequest>,
-    ) -> Answer<pb::Done> {
+    async fn drop_formation(&self, request: Request<pb::DropFormationRequest>) -> Answer<pb::Done> {
         let done = self.registry.drop_formation(&request.into_inner().name).await;
         Ok(Response::new(pb::Done { message: done.map_err(declined)? }))
     }

@@ -21,9 +21,8 @@ pub(super) struct Keepers {
     pub(super) stop: CancellationToken,
 }
 
-type Answers = std::pin::Pin<
-    Box<dyn tokio_stream::Stream<Item = Result<pb::MonitorMessage, Status>> + Send>,
->;
+type Answers =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<pb::MonitorMessage, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl pb::keepers_server::Keepers for Keepers {

@@ -3,7 +3,7 @@
 use sqlx::postgres::PgArguments;
 use sqlx::query::QueryScalar;
 use sqlx::types::Json;
-use sqlx::{Postgres, query_scalar};
+use sqlx::{Executor, PgConnection, Postgres, SqlSafeStr, query_scalar};
 use vigil_core::group::Group;
 use vigil_core::ids::GroupKey;
 
@@ -50,10 +50,16 @@ const NEXT: &str = with_events!(
       where formationid = $1 and groupid = $2 and version = $6 returning 1"
 );
 
+/// Has the server parse the statements before the first decision needs them.
+pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    for sql in [NEXT, NEW, NO_RECORD] {
+        connection.prepare(sql.into_sql_str()).await?;
+    }
+    Ok(())
+}
+
 impl<'a> Change<'a> {
-    pub(super) fn query(
-        &self,
-    ) -> Result<QueryScalar<'a, Postgres, i64, PgArguments>, StoreError> {
+    pub(super) fn query(&self) -> Result<QueryScalar<'a, Postgres, i64, PgArguments>, StoreError> {
         let sql = match (self.record, self.from_version) {
             (None, _) => NO_RECORD,
             (Some(_), 0) => NEW,

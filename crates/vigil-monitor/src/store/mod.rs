@@ -3,6 +3,7 @@
 //! live in memory.
 //!
 //! The decision path is one statement, hence one round trip and one flush, over the Unix socket.
+//! Events that come without a decision are not flushed at once: a crash may take the last ones.
 //! Every query has a deadline: a connection that missed one is closed, not used again.
 
 mod change;
@@ -31,7 +32,9 @@ pub const READER: &str = "autoctl_node";
 
 /// Nothing that the decision path asks takes longer, or it has failed.
 const DEADLINE: Duration = Duration::from_secs(2);
-/// Migrations may.
+/// Long enough for a server that starts again after a crash.
+const CONNECT_DEADLINE: Duration = Duration::from_millis(700);
+/// Migrations may take long.
 const MIGRATION_DEADLINE: Duration = Duration::from_mins(5);
 /// Events that are shown when no number is asked for.
 const EVENTS_SHOWN: i64 = 100;
@@ -72,15 +75,17 @@ impl PgStore {
         let decisions = PgPoolOptions::new()
             .max_connections(4)
             .min_connections(1)
-            .acquire_timeout(DEADLINE)
-            .test_before_acquire(false)
+            .acquire_timeout(CONNECT_DEADLINE)
             .max_lifetime(None)
             .idle_timeout(None)
+            .after_connect(|connection, _| Box::pin(change::prepare(connection)))
             .connect_lazy_with(options.clone());
         let others = PgPoolOptions::new()
             .max_connections(4)
             .acquire_timeout(DEADLINE)
             .connect_lazy_with(options.options([("synchronous_commit", "off")]));
+        // The first decision should not wait for it.
+        drop(decisions.acquire().await?);
         Ok(PgStore { decisions, others })
     }
 
@@ -102,9 +107,11 @@ impl PgStore {
     pub async fn load_all(&self) -> Result<Vec<Group>, StoreError> {
         let rows = self
             .on(&self.decisions, async |connection| {
-                sqlx::query("select record from pgautofailover.groups order by formationid, groupid")
-                    .fetch_all(connection)
-                    .await
+                sqlx::query(
+                    "select record from pgautofailover.groups order by formationid, groupid",
+                )
+                .fetch_all(connection)
+                .await
             })
             .await?;
         rows.iter().map(record_of).collect()
@@ -114,9 +121,11 @@ impl PgStore {
     pub async fn formations(&self) -> Result<Vec<(String, Settings)>, StoreError> {
         let rows = self
             .on(&self.decisions, async |connection| {
-                sqlx::query("select formationid, settings from pgautofailover.formations order by 1")
-                    .fetch_all(connection)
-                    .await
+                sqlx::query(
+                    "select formationid, settings from pgautofailover.formations order by 1",
+                )
+                .fetch_all(connection)
+                .await
             })
             .await?;
         rows.iter()
@@ -218,9 +227,8 @@ impl PgStore {
 impl Decisions for PgStore {
     async fn commit(&self, change: Change<'_>) -> Result<(), StoreError> {
         let query = change.query()?;
-        let written: i64 = self
-            .on(&self.decisions, async |connection| query.fetch_one(connection).await)
-            .await?;
+        let written: i64 =
+            self.on(&self.decisions, async |connection| query.fetch_one(connection).await).await?;
         if written == 1 { Ok(()) } else { Err(StoreError::Stale) }
     }
 
@@ -297,7 +305,12 @@ async fn migrate(socket_dir: &Path, port: u16) -> Result<(), StoreError> {
         .options([("statement_timeout", "0"), ("lock_timeout", "0")]);
     let mut connection = connect(&options).await?;
     let migrator = sqlx::migrate!("../../sql/monitor");
-    match tokio::time::timeout(MIGRATION_DEADLINE, migrator.run(&mut connection)).await {
+    match tokio::time::timeout(
+        MIGRATION_DEADLINE,
+        migrator.run_direct(None, &mut connection, false),
+    )
+    .await
+    {
         Ok(result) => result.map_err(StoreError::broken)?,
         Err(_) => return Err(StoreError::unavailable("the migrations do not end")),
     }

@@ -113,7 +113,7 @@ async fn a_failed_start_quotes_the_log() {
 }
 
 #[tokio::test]
-async fn passwords_are_set_and_not_logged() {
+async fn a_session_sets_passwords_unlogged_and_ends_with_a_timeout() {
     let Some(install) = installation() else { return };
     let mut server = Server::new(&install, "n1").await;
     for (name, value) in [("log_statement", "all"), ("log_min_duration_statement", "0")] {
@@ -129,6 +129,17 @@ async fn passwords_are_set_and_not_logged() {
     session.emit_probe(LONG).await.unwrap();
     assert!(server.log_text().contains("pg_logical_emit_message"), "statements are logged");
     assert!(!server.log_text().contains("cr\\et") && !server.log_text().contains("another"));
+
+    // What a reload cannot change is told, and only looked for after a reload.
+    assert_eq!(session.status(LONG).await.unwrap().pending_restart, [""; 0]);
+    server.conf.extra.push(("max_connections".to_owned(), "77".to_owned()));
+    server.write_conf();
+    server.postmaster().reload().unwrap();
+    eventually("a pending restart", async || {
+        session.status(LONG).await.unwrap().pending_restart == ["max_connections"]
+    })
+    .await;
+    assert_eq!(session.status(LONG).await.unwrap().pending_restart, ["max_connections"]);
 
     // A timeout makes the session unusable, and it says so.
     let slow = async |conn: &mut sqlx::PgConnection| {

@@ -17,14 +17,18 @@ async fn a_pledge_ends_the_receiver_also_when_replay_is_paused() {
     assert_eq!(status.senders.len(), 1);
     assert_eq!(status.senders[0].application_name, "n2");
     let conninfo = standby.conf.primary_conninfo.clone();
-    for (pause, expected) in [(false, Dropped::ByReload), (true, Dropped::BySigterm)] {
+    for pause in [false, true] {
         if pause {
             standby.execute("SELECT pg_wal_replay_pause()").await;
         }
         standby.conf.primary_conninfo = String::new();
         standby.write_conf();
         let dropped = receiver::drop_receiver(standby.postmaster()).await.unwrap();
-        assert_eq!(dropped, expected, "replay paused: {pause}");
+        // Without a pause the reload does it, in time unless the machine is very busy.
+        assert!(
+            dropped == Dropped::BySigterm || (!pause && dropped == Dropped::ByReload),
+            "{dropped:?}"
+        );
         assert!(receiver::no_receiver(standby.postmaster()).await);
         primary.session().await.emit_probe(LONG).await.unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
@@ -32,7 +36,12 @@ async fn a_pledge_ends_the_receiver_also_when_replay_is_paused() {
         let status = standby.session().await.status(LONG).await.unwrap();
         assert!(status.receiver.is_none() && status.replay_paused == pause, "{status:?}");
         if !pause {
-            assert_eq!(status.startup_wait.as_deref(), Some("RecoveryRetrieveRetryInterval"));
+            let mut session = standby.session().await;
+            eventually("all local WAL replayed", async || {
+                let wait = session.status(LONG).await.unwrap().startup_wait;
+                wait.as_deref() == Some("RecoveryRetrieveRetryInterval")
+            })
+            .await;
             standby.conf.primary_conninfo.clone_from(&conninfo);
             standby.write_conf();
             standby.postmaster().reload().unwrap();

@@ -71,6 +71,23 @@ impl Session {
         .await
     }
 
+    /// Makes the database `name` where there is none; `true` when it was made.
+    pub async fn ensure_database(
+        &mut self,
+        name: &str,
+        within: Duration,
+    ) -> Result<bool, SqlError> {
+        self.run("making a database", within, async |conn: &mut PgConnection| {
+            let sql = "SELECT count(*) > 0 FROM pg_database WHERE datname = $1";
+            if sqlx::query_scalar(sql).bind(name).fetch_one(&mut *conn).await? {
+                return Ok(false);
+            }
+            let sql = AssertSqlSafe(format!("CREATE DATABASE {}", quote_ident(name)));
+            sqlx::raw_sql(sql).execute(conn).await.map(|_| true)
+        })
+        .await
+    }
+
     /// Takes a setting out of `postgresql.auto.conf`; has effect at the next reload.
     pub async fn reset_system_setting(
         &mut self,

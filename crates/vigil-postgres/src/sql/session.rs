@@ -7,6 +7,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 use vigil_core::wal::Lsn;
 
+use super::status::PendingRestart;
+
 /// Where a server listens, and who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
@@ -67,6 +69,7 @@ impl SqlError {
 pub struct Session {
     conn: Option<PgConnection>,
     pub(super) commits_locally: bool,
+    pub(super) pending_restart: PendingRestart,
 }
 
 impl Session {
@@ -81,7 +84,11 @@ impl Session {
             .application_name("pgvigil")
             .disable_statement_logging();
         match tokio::time::timeout(within, PgConnection::connect_with(&options)).await {
-            Ok(Ok(conn)) => Ok(Session { conn: Some(conn), commits_locally: false }),
+            Ok(Ok(conn)) => Ok(Session {
+                conn: Some(conn),
+                commits_locally: false,
+                pending_restart: PendingRestart::default(),
+            }),
             Ok(Err(source)) => Err(SqlError::Connect { socket_dir, port, source }),
             Err(_) => Err(SqlError::ConnectTimeout { socket_dir, port, limit: within }),
         }
@@ -132,6 +139,11 @@ impl Session {
             sqlx::query_scalar("SELECT current_setting($1)").bind(name).fetch_one(conn).await
         })
         .await
+    }
+
+    /// Runs statements that the program knows beforehand, for their effect.
+    pub async fn execute(&mut self, sql: &'static str, within: Duration) -> Result<(), SqlError> {
+        self.run(sql, within, async |conn| sqlx::raw_sql(sql).execute(conn).await.map(|_| ())).await
     }
 
     /// The process id of this session's backend.

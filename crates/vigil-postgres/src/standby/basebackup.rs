@@ -48,7 +48,7 @@ pub async fn basebackup(
 
     let mut command = install.command("pg_basebackup");
     command.args(["--wal-method=stream", "--checkpoint=fast", "--no-password"]);
-    command.arg(format!("--dbname={}", upstream.tool_conninfo()));
+    command.arg(format!("--dbname={}", upstream.public_conninfo()));
     if let Some(slot) = &upstream.slot {
         command.arg(format!("--slot={slot}"));
     }

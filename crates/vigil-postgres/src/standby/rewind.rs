@@ -47,7 +47,7 @@ pub async fn rewind(
     }
     let mut command = install.command("pg_rewind");
     command.arg("--target-pgdata").arg(pgdata);
-    command.arg(format!("--source-server={} dbname=postgres", upstream.tool_conninfo()));
+    command.arg(format!("--source-server={} dbname=postgres", upstream.public_conninfo()));
     command.arg("--no-ensure-shutdown");
     upstream.authenticate(&mut command);
     let messages = tool::run(command, within).await?;
@@ -63,7 +63,8 @@ pub async fn rewind(
 
 /// Brings a crashed former *primary* to a clean shutdown, as pg_rewind would by itself: crash
 /// recovery by a single-user server. It writes to `pg_wal` (a checkpoint record): keep the WAL
-/// before. Takes `standby.signal` away, a single-user server refuses it, and sets it again.
+/// before. Takes `standby.signal` away, a single-user server refuses it, and sets it again: after a
+/// crash in between the directory would start as a primary, so set it before every start.
 ///
 /// A crashed standby is started with `primary_conninfo = ''` and stopped instead.
 pub async fn recover_to_clean(

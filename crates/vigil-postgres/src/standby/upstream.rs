@@ -1,7 +1,10 @@
 //! Where WAL comes from.
 
+use std::path::Path;
 use std::process::Command;
 
+use crate::durable::{self, Written};
+use crate::error::FileError;
 use crate::guc::conninfo;
 
 /// A server to clone, to rewind from or to follow.
@@ -26,7 +29,8 @@ impl std::fmt::Debug for Upstream {
 }
 
 impl Upstream {
-    /// For `primary_conninfo`, password included: the file it goes to has mode 0600.
+    /// For `primary_conninfo`, password included. **The server writes it to its log, password and
+    /// all, each time it changes**: prefer [`Upstream::primary_conninfo_with`].
     pub fn primary_conninfo(&self) -> String {
         let port = self.port.to_string();
         let mut pairs = self.pairs(&port);
@@ -36,10 +40,31 @@ impl Upstream {
         conninfo(pairs)
     }
 
-    /// For a program's arguments, which everybody can read: no password.
-    pub(super) fn tool_conninfo(&self) -> String {
+    /// For `primary_conninfo`, the password in a file ([`Upstream::write_passfile`]).
+    pub fn primary_conninfo_with(&self, passfile: &Path) -> String {
+        let port = self.port.to_string();
+        let passfile = passfile.to_string_lossy();
+        let mut pairs = self.pairs(&port);
+        if self.password.is_some() {
+            pairs.push(("passfile", &passfile));
+        }
+        conninfo(pairs)
+    }
+
+    /// Without any password: for a program's arguments, which everybody can read. The same text as
+    /// `primary_conninfo` of [`crate::SqlStatus`] when the password is in the string.
+    pub fn public_conninfo(&self) -> String {
         let port = self.port.to_string();
         conninfo(self.pairs(&port))
+    }
+
+    /// Writes the password file: for every host and port, so that a change of upstream does not
+    /// touch it. Mode 0600. Outside of the data directory it outlives a clone and a rewind.
+    pub fn write_passfile(&self, path: &Path) -> Result<Written, FileError> {
+        let Some(password) = &self.password else { return Ok(Written::Unchanged) };
+        let escape = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+        let line = format!("*:*:*:{}:{}\n", escape(&self.user), escape(password));
+        durable::write_if_changed(path, line.as_bytes())
     }
 
     /// Gives the password to a program through its environment.
@@ -47,8 +72,6 @@ impl Upstream {
         if let Some(password) = &self.password {
             command.env("PGPASSWORD", password);
         }
-        // Never ask: there is nobody to answer. And never a `~/.pgpass` of chance.
-        command.env("PGPASSFILE", "/dev/null");
     }
 
     fn pairs<'a>(&'a self, port: &'a str) -> Vec<(&'a str, &'a str)> {
@@ -83,7 +106,7 @@ mod tests {
             slot: None,
         };
         insta::assert_snapshot!(upstream.primary_conninfo(), @"host=n1 port=5432 user=repl connect_timeout=2 keepalives_idle=1 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=3000 application_name='node 2' password='se cret'");
-        assert!(!upstream.tool_conninfo().contains("cret"));
+        assert!(!upstream.public_conninfo().contains("cret"));
         assert!(!format!("{upstream:?}").contains("cret"));
     }
 }
