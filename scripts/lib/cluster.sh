@@ -19,10 +19,10 @@ node_states() { # a line `nodename nodeport reportedstate health` per node
     done <<<"${json//\"nodeid\"/$'\n'}"
 }
 
-primary_name() {
-    local name state
-    while read -r name _ state _; do
-        case $state in primary | wait_primary | single)
+primary_name() { # the writable node; one that was lost may still be shown with its last state
+    local name state health
+    while read -r name _ state health; do
+        case $state,$health in primary,1 | wait_primary,1 | single,1)
             printf '%s' "$name"
             return
             ;;

@@ -204,16 +204,19 @@ impl Agent {
             );
             return;
         }
-        let changed = self
-            .driver
-            .order()
-            .is_none_or(|old| old.goal != order.goal || old.goal_state != order.goal_state);
-        if changed {
+        let word = goal_word(&order.goal);
+        let is_new = self.driver.order().is_none_or(|old| {
+            (old.epoch, old.goal_state, goal_word(&old.goal))
+                != (order.epoch, order.goal_state, word)
+        });
+        let (epoch, seq) = (order.epoch.0, order.seq);
+        if is_new {
+            tracing::info!(epoch, seq, goal = %order.goal_state, order = word, "order");
+        } else {
+            tracing::debug!(epoch, seq, goal = %order.goal_state, order = word, "order, as before");
+        }
+        if self.driver.order().is_none_or(|old| old.goal != order.goal) {
             self.pace.news();
-            tracing::info!(
-                epoch = order.epoch.0, seq = order.seq, goal = %order.goal_state,
-                order = goal_word(&order.goal), "order"
-            );
         }
     }
 

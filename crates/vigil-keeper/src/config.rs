@@ -145,6 +145,10 @@ impl Config {
         if self.pgdata.as_os_str().is_empty() || self.pgdata == Path::new("/") {
             return Err(Failure::usage("--pgdata must name a directory of its own"));
         }
+        if self.state_dir().starts_with(self.absolute_pgdata()) {
+            return Err(Failure::usage("--state-dir must not be inside of PGDATA")
+                .hint("a clone replaces PGDATA with all that is in it"));
+        }
         if !self.insecure {
             return Err(Failure::usage(
                 "gRPC without TLS is refused unless it is asked for, and TLS is not offered yet",
@@ -298,6 +302,7 @@ mod tests {
             (&["--pg-hba-auth", "magic"], "scram-sha-256"),
             (&["--log-level", "loud"], "--log-level"),
             (&["--nonsense"], "--nonsense"),
+            (&["--state-dir", "/data/n1/state"], "--state-dir"),
         ] {
             let failure = failure(args);
             assert_eq!(failure.exit, crate::failure::Exit::Usage, "{args:?}");

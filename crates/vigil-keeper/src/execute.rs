@@ -41,6 +41,7 @@ impl Executor {
             Step::StartPrimary { rule } => self.start_primary(rule).await,
             Step::Bootstrap => self.bootstrap().await,
             Step::StartStandby => self.start_standby().await,
+            Step::StartFollowing { primary } => self.start_following(*primary).await,
             Step::Kill => self.kill().await,
             Step::Stop { budget_ms } => self.stop(Duration::from_millis(*budget_ms)).await,
             Step::DropReceiver { await_wal } => self.drop_receiver(*await_wal).await,

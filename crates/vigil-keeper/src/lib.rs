@@ -26,8 +26,10 @@ pub mod logging;
 pub mod metrics;
 pub mod observer;
 mod pace;
+mod passfile;
 pub mod prerequisites;
 pub mod probe;
+mod readiness;
 mod socket_lock;
 pub mod state_file;
 pub mod status;
@@ -36,6 +38,7 @@ mod testing;
 mod usage;
 mod walsenders;
 
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -59,8 +62,7 @@ use crate::status::Status;
 /// # Errors
 /// Why it cannot start or go on. Postgres is left as it is.
 pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failure> {
-    let (place, record) = prepare(&config)?;
-    let http = prerequisites::http_listener(&config.http_listen)?;
+    let (place, record, http) = prepare(&config)?;
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "cannot become the reaper of Postgres' orphans");
     }
@@ -117,21 +119,30 @@ pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Fai
         status,
         shutdown,
     };
-    Box::pin(Agent::new(record, local, channels).run()).await
+    let agent = Box::pin(Agent::new(record, local, channels).run());
+    tokio::select! {
+        result = agent => result,
+        panic = panicked(&mut tasks) => Err(panic),
+    }
 }
 
 /// Checks everything, changes nothing but the state directory.
-fn prepare(config: &Config) -> Result<(Place, NodeRecord), Failure> {
+fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure> {
     let pgdata = config.absolute_pgdata();
     let dir = config.state_dir();
-    // Before the state directory is made: with a foreign PGDATA nothing at all is.
-    let rebuilding = || StateDir::peek(&dir).is_some_and(|record| record.replacing.is_some());
-    let data = prerequisites::data_dir(&pgdata, rebuilding())?;
+    let rebuilding = StateDir::peek(&dir).is_some_and(|record| record.replacing.is_some());
+    let data = prerequisites::data_dir(&pgdata, rebuilding)?;
+    // Another keeper of this node explains the busy ports best.
+    let state = if dir.exists() { Some(StateDir::open(&dir)?) } else { None };
     let install = prerequisites::installation(config.pg_bin.as_deref(), &data)?;
     let socket_dir = config.socket_dir();
     prerequisites::socket_dir(&socket_dir, config.pg_port)?;
-    let state = StateDir::open(&dir)?;
     prerequisites::postgres_port(&pgdata, &config.pg_listen, config.pg_port, &socket_dir)?;
+    let http = prerequisites::http_listener(&config.http_listen)?;
+    let state = match state {
+        Some(state) => state,
+        None => StateDir::open(&dir)?,
+    };
 
     let new = NodeRecord::new(config.formation.clone(), config.group, config.name.clone());
     let record = identity::load(&state, &pgdata, &data, new)?;
@@ -147,7 +158,17 @@ fn prepare(config: &Config) -> Result<(Place, NodeRecord), Failure> {
         log: dir.join("postgres.log"),
         state,
     };
-    Ok((place, record))
+    Ok((place, record, http))
+}
+
+/// Ends when one of the tasks has panicked. That one has ended properly is told by its channel.
+async fn panicked(tasks: &mut JoinSet<()>) -> Failure {
+    while let Some(ended) = tasks.join_next().await {
+        if let Err(error) = ended {
+            return Failure::unexpected(format!("a task failed: {error}"));
+        }
+    }
+    std::future::pending().await
 }
 
 fn first_status(record: NodeRecord) -> Status {

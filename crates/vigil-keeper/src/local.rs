@@ -1,6 +1,9 @@
 //! The one local Postgres that this keeper is for: where it is, how to reach it, and the files in
 //! its data directory that are ours.
 
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,9 +17,10 @@ use vigil_postgres::conf::{self, ManagedConf};
 use vigil_postgres::hba::HbaPlan;
 use vigil_postgres::process::Postmaster;
 use vigil_postgres::standby::Upstream;
-use vigil_postgres::{Installation, Session, Target, Written, process};
+use vigil_postgres::{Installation, Session, Target, process};
 
 use crate::identity::{self, Mark};
+use crate::passfile;
 use crate::state_file::StateDir;
 
 /// The role that standbys and rewinds log in as.
@@ -183,8 +187,11 @@ impl Local {
             Role::Detached | Role::Follower(_) => format!("ANY 1 ({NOBODY})"),
         };
         if let Role::Follower(primary) = role {
-            let upstream = self.upstream_of(record, primary)?;
-            conf.primary_conninfo = upstream.primary_conninfo();
+            let upstream = Upstream { password: None, ..self.upstream_of(record, primary)? };
+            let passfile = passfile::write(self.state.path(), &record.replication_password)?;
+            let passfile = passfile.to_string_lossy();
+            let passfile = conf::conninfo([("passfile", passfile.as_ref())]);
+            conf.primary_conninfo = format!("{} {passfile}", upstream.primary_conninfo());
             conf.primary_slot_name = upstream.slot;
         }
         Ok(conf)
@@ -232,19 +239,41 @@ impl Local {
         if !stripped.is_empty() {
             tracing::warn!(settings = ?stripped, "removed from postgresql.auto.conf: managed here");
         }
+        self.mark(record)
+    }
+
+    /// Marks the data directory as this node's.
+    ///
+    /// # Errors
+    /// The disk.
+    pub fn mark(&self, record: &NodeRecord) -> Result<()> {
         let node_id = record.node_id.context("the monitor has not given this node an id yet")?;
         let system_id = vigil_postgres::control::read(&self.pgdata)?.system_id;
         let mark = Mark { node_id, name: record.name.clone(), system_id };
         identity::mark(&self.state, &self.pgdata, &mark)
     }
 
-    /// Writes the settings of a running server; they have effect at the next reload.
+    /// Writes the settings of a running server; they have effect at the next reload. Not fsynced:
+    /// everything is written again, durably, before each start, and a failover waits for this.
     ///
     /// # Errors
     /// As [`Local::conf`].
-    pub fn write_conf(&self, record: &NodeRecord, role: Role<'_>) -> Result<Written> {
+    pub fn write_conf(&self, record: &NodeRecord, role: Role<'_>) -> Result<ManagedConf> {
         conf::ensure_included(&self.pgdata)?;
-        Ok(self.conf(record, role)?.write(&self.pgdata)?)
+        let conf = self.conf(record, role)?;
+        let path = self.pgdata.join(conf::FILE);
+        let temporary = self.pgdata.join(format!("{}.new", conf::FILE));
+        let mut options = fs::OpenOptions::new();
+        options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)
+            .and_then(|mut file| file.write_all(conf.render().as_bytes()))
+            .and_then(|()| fs::rename(&temporary, &path))
+            .with_context(|| format!("writing {}", path.display()))?;
+        Ok(conf)
     }
 
     /// Whether the managed file tells the server to receive from nobody.

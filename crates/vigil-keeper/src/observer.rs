@@ -16,6 +16,7 @@ use vigil_postgres::sql::SqlError;
 use vigil_postgres::{Session, SqlStatus};
 
 use crate::local::Local;
+use crate::readiness;
 
 /// The status query takes 0.2 ms; hanging is judged by the probe, with its own deadline.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
@@ -43,7 +44,7 @@ pub async fn observe(
         let known = observer.memory.server.clone();
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
-            () = exited(known.as_ref()) => {}
+            () = exited(known.as_ref()) => tracing::info!("Postgres has exited"),
             Ok(()) = observer.hung.changed() => {}
         }
         let began = *wanted.borrow_and_update();
@@ -116,7 +117,7 @@ impl Observer {
                 self.session = None;
                 return Some(ServerView::Hung);
             }
-            answer = self.ask() => Some(answer),
+            answer = self.ask(postmaster.pid) => Some(answer),
         };
         match answer {
             None => {
@@ -126,41 +127,54 @@ impl Observer {
                 let orphans = process::processes_of(&self.local.pgdata);
                 Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
             }
-            Some(Ok(status)) => self.up(&postmaster, &status).map(ServerView::Up),
+            Some(Ok(None)) => Some(ServerView::Starting),
+            Some(Ok(Some(status))) => self.up(&postmaster, &status).map(ServerView::Up),
             Some(Err(error)) => self.refused(&error),
         }
     }
 
-    async fn ask(&mut self) -> Result<SqlStatus, SqlError> {
-        let mut session = match self.session.take().filter(Session::is_usable) {
-            Some(session) => session,
-            None => Session::connect(&self.local.target(), STATUS_WITHIN).await?,
-        };
+    /// `None`: it says of itself that it starts or stops.
+    async fn ask(&mut self, postmaster: Pid) -> Result<Option<SqlStatus>, SqlError> {
+        if let Some(mut session) = self.session.take().filter(Session::is_usable) {
+            match session.status(STATUS_WITHIN).await {
+                Ok(status) => {
+                    self.session = Some(session);
+                    return Ok(Some(status));
+                }
+                Err(error @ SqlError::Timeout { .. }) => return Err(error),
+                // Somebody may have ended just this session: only a new one tells.
+                Err(error) => tracing::debug!(%error, "the kept session is lost"),
+            }
+        }
+        if readiness::would_refuse(&self.local.pgdata, postmaster) {
+            return Ok(None);
+        }
+        let mut session = Session::connect(&self.local.target(), STATUS_WITHIN).await?;
         let status = session.status(STATUS_WITHIN).await?;
         self.session = Some(session);
-        Ok(status)
+        Ok(Some(status))
     }
 
-    /// The server lives and does not tell its status.
+    /// The server lives and does not tell its status. `None`: that says nothing about it.
     fn refused(&mut self, error: &SqlError) -> Option<ServerView> {
         self.session = None;
-        let text = error.to_string();
-        // `cannot_connect_now`, no socket yet, or a session that ended with a stop.
-        let usual = matches!(error.sqlstate().as_deref(), Some("57P03" | "57P01"))
-            || matches!(error, SqlError::Connect { source, .. } if source.as_database_error().is_none())
-            || error.is_broken() && error.sqlstate().is_none();
-        if !usual && self.memory.complained != text {
-            tracing::warn!(error = text, "Postgres runs but does not let its keeper in");
-            self.memory.complained = text;
-        } else {
-            tracing::debug!(error = %error, "no status");
-        }
-        match error {
-            // Silence: whether it hangs is judged by the probe. Until then nothing is known.
-            SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. } => None,
-            // "Too many clients" and the like: it does answer.
-            _ if self.memory.started_at_us != 0 && !usual => None,
-            _ => Some(ServerView::Starting),
+        match (error, error.sqlstate().as_deref()) {
+            // Silence: whether it hangs is judged by the probe.
+            (SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. }, _) => None,
+            // It starts or stops, or has no socket yet.
+            (_, Some("57P01" | "57P03") | None) => {
+                tracing::debug!(%error, "no status");
+                Some(ServerView::Starting)
+            }
+            // "Too many clients", "no such role": it does answer.
+            (_, Some(_)) => {
+                let text = error.to_string();
+                if self.memory.complained != text {
+                    tracing::warn!(error = text, "Postgres does not let its keeper in");
+                    self.memory.complained = text;
+                }
+                None
+            }
         }
     }
 
@@ -227,12 +241,14 @@ impl Observer {
         memory.received = received;
     }
 
-    /// No SQL function tells it once the receiver is gone.
+    /// No SQL function tells it once the receiver is gone. A segment without a history file is
+    /// that of a promotion under way: nothing was written on it yet.
     fn timeline_on_disk(&self, end: Lsn, control: &Control, status: &SqlStatus) -> Tli {
-        let found = pgdata::timeline_of_wal(&self.local.pgdata, end, control.wal_segment_size);
+        let pgdata = &self.local.pgdata;
+        let found = pgdata::timeline_of_wal(pgdata, end, control.wal_segment_size);
         match found {
-            Ok(Some(tli)) => tli,
-            Ok(None) => status.timeline,
+            Ok(Some(tli)) if pgdata::history(pgdata, tli).is_ok() => tli,
+            Ok(_) => status.timeline,
             Err(error) => {
                 tracing::warn!(%error, "cannot tell the timeline of the WAL on disk");
                 status.timeline

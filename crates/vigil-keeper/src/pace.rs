@@ -49,7 +49,7 @@ impl Pace {
         let floor_ms = match step_since {
             // Its end is told anyway.
             Some(since) if since > Duration::from_secs(1) => 100,
-            Some(since) if since > Duration::from_millis(100) => 25,
+            Some(_) => 50,
             _ if quiet > Duration::from_secs(5) => 100,
             _ if quiet > Duration::from_secs(1) => 20,
             _ => 0,

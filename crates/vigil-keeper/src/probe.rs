@@ -13,6 +13,7 @@ use vigil_postgres::sql::SqlError;
 use vigil_postgres::{Session, Target};
 
 use crate::local::Local;
+use crate::readiness;
 
 /// How often an outstanding probe's age is counted on. A step that is much longer than this was
 /// not ours to count: this process was frozen too, the server is given time again.
@@ -53,6 +54,10 @@ struct Prober {
 impl Prober {
     /// Probes one server until it has exited or the connection is lost.
     async fn watch(&mut self, postmaster: &Postmaster) {
+        if readiness::would_refuse(&self.local.pgdata, postmaster.pid) {
+            self.tell(false, Duration::ZERO);
+            return;
+        }
         let target = self.local.target();
         let connected = self.timed(postmaster, Session::connect(&target, GIVE_UP)).await;
         let Some(Ok(mut session)) = connected else { return };

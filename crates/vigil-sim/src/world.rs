@@ -604,7 +604,7 @@ impl World {
     fn duration(&mut self, step: &Step) -> u64 {
         match step {
             Step::Clone { .. } | Step::Rewind { .. } => self.rng.range(200, 3000),
-            Step::Initdb | Step::StartStandby | Step::StartPrimary { .. } => self.rng.range(50, 400),
+            Step::Initdb | Step::StartStandby | Step::StartFollowing { .. } | Step::StartPrimary { .. } => self.rng.range(50, 400),
             Step::Promote { .. } => self.rng.range(20, 300),
             Step::Checkpoint | Step::PrepareHandover => self.rng.range(20, 500),
             Step::Stop { .. } | Step::Kill => self.rng.range(10, 100),
@@ -654,6 +654,24 @@ impl World {
                     receiver: false,
                     streamed: false,
                     replayed,
+                    stuck: false,
+                };
+                Ok(StepDone::Plain)
+            }
+            Step::StartFollowing { primary } => {
+                let Some(order) = self.hosts[i].driver.as_ref().and_then(NodeDriver::order) else {
+                    return no("no order");
+                };
+                let epoch = order.epoch;
+                let pg = &mut self.hosts[i].pg;
+                if !pg.exists || pg.run != Run::Off {
+                    return no("not stopped");
+                }
+                pg.run = Run::Standby {
+                    upstream: Some((*primary, epoch)),
+                    receiver: false,
+                    streamed: false,
+                    replayed: pg.wal.len().saturating_sub(3),
                     stuck: false,
                 };
                 Ok(StepDone::Plain)

@@ -7,11 +7,12 @@ use crate::decide::{decide, event};
 use crate::driver::command::{self, Watcher};
 use crate::event::{Event, EventKind};
 use crate::explain::{Clock, view};
-use crate::facts::Facts;
+use crate::facts::{Facts, NodeFacts};
 use crate::goals::{Assignment, goals};
 use crate::group::{Group, Plan};
-use crate::ids::{NodeId, Now};
+use crate::ids::{NodeId, Now, RuleId};
 use crate::message::{Hello, Order, Peer, Report, Server, Welcome};
+use crate::rule::SyncRule;
 use crate::view::GroupView;
 
 pub use crate::command::Progress;
@@ -58,10 +59,22 @@ pub struct GroupDriver {
     order_count: u64,
     watchers: Vec<Watcher>,
     /// What the store has, while an output is not committed yet.
-    before: Option<Box<(Group, Facts, BTreeMap<NodeId, (u64, Assignment)>, Vec<Watcher>)>>,
+    before: Option<Box<Before>>,
     /// False until a commit has moved the version: orders of this process must be numbered above
     /// those of the one before.
     incarnated: bool,
+}
+
+/// What an output that could not be committed is taken back to. What was heard stays heard.
+struct Before {
+    group: Group,
+    ordered: BTreeMap<NodeId, (u64, Assignment)>,
+    watchers: Vec<Watcher>,
+    plan_since: Now,
+    rule_since_ms: u64,
+    incarnated: bool,
+    /// The node whose keeper introduced itself with this input, as it was.
+    greeted: Option<(NodeId, Option<NodeFacts>)>,
 }
 
 impl GroupDriver {
@@ -90,11 +103,23 @@ impl GroupDriver {
     pub fn handle(&mut self, input: GroupInput, now: Now) -> GroupOutput {
         let mut out = GroupOutput::default();
         self.facts.note_time(&self.group.settings, now);
-        let before =
-            (self.group.clone(), self.facts.clone(), self.ordered.clone(), self.watchers.clone());
+        let mut before = Before {
+            group: self.group.clone(),
+            ordered: self.ordered.clone(),
+            watchers: self.watchers.clone(),
+            plan_since: self.facts.plan_since,
+            rule_since_ms: self.facts.rule_since_ms,
+            incarnated: self.incarnated,
+            greeted: None,
+        };
         match input {
             GroupInput::Hello { stream, hello, fresh_id } => {
+                let heard = self.facts.nodes.clone();
                 let answer = self.hello(stream, &hello, fresh_id, now);
+                if let Ok(welcome) = &answer {
+                    let id = welcome.node_id;
+                    before.greeted = Some((id, heard.get(&id).cloned()));
+                }
                 out.welcomes.push((stream, answer));
             }
             GroupInput::Closed { stream, node } => {
@@ -115,10 +140,11 @@ impl GroupDriver {
             }
             GroupInput::Tick => {}
         }
+        self.date(&before.group.plan, before.group.rule().map(SyncRule::id), now);
         self.settle(now, &mut out.events);
-        if self.group != before.0 || !self.incarnated {
+        if self.group != before.group || !self.incarnated {
             self.incarnated = true;
-            self.group.version = before.0.version + 1;
+            self.group.version = before.group.version + 1;
             self.order_count = 0;
             out.record = Some(Box::new(self.group.clone()));
         }
@@ -132,9 +158,21 @@ impl GroupDriver {
 
     /// The commit of the last output failed: back to what the store has.
     pub fn rollback(&mut self) {
-        if let Some(before) = self.before.take() {
-            (self.group, self.facts, self.ordered, self.watchers) = *before;
-            self.incarnated = false;
+        let Some(before) = self.before.take() else { return };
+        self.group = before.group;
+        self.ordered = before.ordered;
+        self.watchers = before.watchers;
+        self.incarnated = before.incarnated;
+        self.facts.plan_since = before.plan_since;
+        self.facts.rule_since_ms = before.rule_since_ms;
+        match before.greeted {
+            Some((id, Some(heard))) => _ = self.facts.nodes.insert(id, heard),
+            Some((id, None)) => _ = self.facts.nodes.remove(&id),
+            None => {}
+        }
+        for node in self.facts.nodes.values_mut() {
+            // Its event was not stored either.
+            node.problem_noted = None;
         }
     }
 
@@ -213,10 +251,12 @@ impl GroupDriver {
     ) {
         use crate::state::NodeState;
         let now = self.facts.node(id).and_then(|n| n.state);
-        let was_away = before.is_some_and(|s| s != NodeState::Secondary);
+        // `Catchingup` is a blink of the stream; a first join is the rule's event.
+        let away = [NodeState::Demoted, NodeState::WaitStandby, NodeState::JoinSecondary];
+        let was_away = before.is_some_and(|s| away.contains(&s));
         if now == Some(NodeState::Secondary) && was_away {
             let name = self.group.name_of(id);
-            let text = format!("{name} streams from the primary again");
+            let text = format!("{name} streams from the primary");
             events.push(Event {
                 reported: now,
                 ..event(&self.group, EventKind::Rejoin, Some(id), text)
@@ -259,21 +299,27 @@ impl GroupDriver {
     fn settle(&mut self, now: Now, events: &mut Vec<Event>) {
         for _ in 0..8 {
             let plan = self.group.plan.clone();
-            let rules = self.group.rules.last().map(crate::rule::SyncRule::id);
+            let rule = self.group.rule().map(SyncRule::id);
             let more = decide(&mut self.group, &self.facts, now);
-            let same = self.group.plan == plan && more.is_empty();
+            let news = !more.is_empty();
             events.extend(more);
-            if self.group.plan != plan {
-                self.facts.plan_since = now;
-            }
-            let newest = self.group.rules.last().map(crate::rule::SyncRule::id);
-            if newest != rules {
-                self.facts.rule_since_ms = now.mono_ms;
-            }
-            if same && newest == rules {
+            if !self.date(&plan, rule, now) && !news {
                 return;
             }
         }
+    }
+
+    /// Dates a change of plan or rule; returns whether there was one.
+    fn date(&mut self, plan: &Plan, rule: Option<RuleId>, now: Now) -> bool {
+        let (new_plan, new_rule) =
+            (self.group.plan != *plan, self.group.rule().map(SyncRule::id) != rule);
+        if new_plan {
+            self.facts.plan_since = now;
+        }
+        if new_rule {
+            self.facts.rule_since_ms = now.mono_ms;
+        }
+        new_plan || new_rule
     }
 
     fn give_orders(&mut self, now: Now, out: &mut GroupOutput) {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::ids::{NodeId, Now, RuleId};
+use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
@@ -91,6 +91,8 @@ pub struct NodeDriver {
     last_sent: Option<Report>,
     sent_ms: u64,
     wal_kept: Option<String>,
+    /// The epoch of the order by which the data directory is being replaced.
+    replacing_epoch: Option<Epoch>,
 }
 
 impl NodeDriver {
@@ -115,6 +117,7 @@ impl NodeDriver {
             last_sent: None,
             sent_ms: 0,
             wal_kept: None,
+            replacing_epoch: None,
         }
     }
 
@@ -228,6 +231,9 @@ impl NodeDriver {
             ServerView::Hung => {}
             _ => self.forget_leading(),
         }
+        if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         self.seen = Some(seen);
         self.fresh = true;
         if self.must_fence(now) && self.running.as_ref().is_some_and(|r| r.step.can_be_cancelled())
@@ -299,7 +305,11 @@ impl NodeDriver {
     fn step_done(&mut self, step: &Step, done: StepDone, out: &mut Vec<NodeOutput>) {
         let mut record = self.record.clone();
         match step {
-            Step::Rewind { .. } | Step::Clone { .. } => record.replacing = None,
+            Step::Rewind { primary, .. } | Step::Clone { primary, .. } => {
+                record.replacing = None;
+                let epoch = self.replacing_epoch.take().unwrap_or(record.promise);
+                record.copied_from = Some((*primary, epoch));
+            }
             Step::Bootstrap => self.memory.bootstrapped = true,
             Step::PrepareHandover => self.memory.prepared = true,
             _ => {}
@@ -361,6 +371,9 @@ impl NodeDriver {
         if let (Step::FastForward { .. }, Some(seen)) = (&step, &self.seen) {
             self.fetching =
                 pledge(&self.record, seen).map(|p| Pledge { fetching: true, ..p });
+        }
+        if matches!(step, Step::Rewind { .. } | Step::Clone { .. }) {
+            self.replacing_epoch = self.order.as_ref().map(|o| o.epoch);
         }
         if matches!(step, Step::PutRule { .. }) {
             // Until it is verified, neither the old rule nor the new one can be vouched for.
@@ -464,7 +477,9 @@ impl NodeDriver {
             following: up.and_then(following),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
-            usable: self.record.replacing.is_none() && cluster.is_some(),
+            usable: self.record.replacing.is_none()
+                && self.record.copied_from.is_none()
+                && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
             problem: self.problem(seen),

@@ -85,7 +85,8 @@ pub fn next_step(
 /// Without a word from the monitor every boot is as a detached standby: it can acknowledge
 /// nothing. What runs already is left as it is.
 fn boot(record: &NodeRecord, seen: &Observed) -> Next {
-    let joined = record.node_id.is_some() && record.replacing.is_none();
+    let whole = record.replacing.is_none() && record.copied_from.is_none();
+    let joined = record.node_id.is_some() && whole;
     match (&seen.data, &seen.server) {
         (Data::Cluster(_), ServerView::Down) if joined => Next::Do(Step::StartStandby),
         (_, ServerView::Starting) => Next::Wait("Postgres to start"),
@@ -198,8 +199,10 @@ fn led(record: &NodeRecord, rule: &SyncRule) -> NodeRecord {
     next
 }
 
+/// Half-replaced, or a copy that is not consistent yet: nothing to elect, to stop for, or to start
+/// by itself.
 fn unusable(record: &NodeRecord, seen: &Observed) -> bool {
-    record.replacing.is_some() || seen.data == Data::None
+    record.replacing.is_some() || record.copied_from.is_some() || seen.data == Data::None
 }
 
 /// What is left to do until this node can acknowledge nothing; `None` when it cannot.
@@ -212,10 +215,11 @@ fn detach(
     match &seen.server {
         ServerView::Down => {
             let Data::Cluster(cluster) = &seen.data else { return None };
-            let unknown = record.replacing.is_none() && !cluster.shut_down;
+            let unknown = !unusable(record, seen) && !cluster.shut_down;
             (restart && unknown).then_some(Next::Do(Step::StartStandby))
         }
-        _ if record.replacing.is_some() => Some(Next::Do(Step::Kill)),
+        // It may be receiving from the primary that is being replaced.
+        _ if unusable(record, seen) => Some(Next::Do(Step::Kill)),
         ServerView::Up(up) if !up.in_recovery => {
             Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
         }
@@ -253,7 +257,15 @@ fn follow(
     seen: &Observed,
     memory: &Circumstances,
 ) -> Next {
-    if unusable(record, seen) {
+    if record.replacing.is_none() && record.copied_from == Some((primary, order.epoch)) {
+        match &seen.server {
+            ServerView::Down => return Next::Do(Step::StartFollowing { primary }),
+            ServerView::Starting => return Next::Wait("the primary's WAL: this copy is new"),
+            ServerView::Hung | ServerView::Orphans => return Next::Do(Step::Kill),
+            // It answers: consistent. The driver notes that.
+            ServerView::Up(_) => {}
+        }
+    } else if unusable(record, seen) {
         if seen.server != ServerView::Down {
             return Next::Do(Step::Kill);
         }

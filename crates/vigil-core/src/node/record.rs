@@ -28,6 +28,11 @@ pub struct NodeRecord {
     pub rules_held: Vec<SyncRule>,
     /// The data directory is being replaced; until that is done it must never be started.
     pub replacing: Option<Replacing>,
+    /// Whom the data directory was just copied from, and in which epoch, until it has answered
+    /// once: before that it is not consistent without more of that primary's WAL, so it can only
+    /// be started attached to it.
+    #[serde(default)]
+    pub copied_from: Option<(NodeId, Epoch)>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: String,
@@ -58,6 +63,7 @@ impl NodeRecord {
             led_in: None,
             rules_held: Vec::new(),
             replacing: None,
+            copied_from: None,
             peers: Vec::new(),
             settings: Settings::default(),
             replication_password: String::new(),

@@ -15,8 +15,12 @@ pub enum Step {
     StartPrimary { rule: SyncRule },
     /// Role for replication and rewind, slots. Idempotent.
     Bootstrap,
-    /// `standby.signal` fsynced, detached, then start. The only way a node boots.
+    /// `standby.signal` fsynced, detached, then start. The only way a node boots, but for
+    /// `StartFollowing`.
     StartStandby,
+    /// As `StartStandby`, but attached to `primary`: for a directory that was just copied from it
+    /// and becomes consistent only with its WAL.
+    StartFollowing { primary: NodeId },
     /// SIGKILL everything of the data directory, verify.
     Kill,
     /// Fast stop within `budget_ms`, then as `Kill`.
@@ -62,6 +66,7 @@ impl Step {
             Step::StartPrimary { .. } => "start_primary",
             Step::Bootstrap => "bootstrap",
             Step::StartStandby => "start_standby",
+            Step::StartFollowing { .. } => "start_following",
             Step::Kill => "kill",
             Step::Stop { .. } => "stop",
             Step::DropReceiver { .. } => "drop_receiver",

@@ -1,13 +1,16 @@
 //! Groups, facts and reports to start a test from.
 
+use vigil_core::command::{Command, Refusal, RefusalCode};
+use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
 use vigil_core::facts::Facts;
 use vigil_core::group::{Group, Member, Plan, Settings};
 use vigil_core::ids::{Epoch, GroupKey, NodeId, Now};
 use vigil_core::message::{Following, Goal, Hello, Order, Report, Sender, Server};
+use vigil_core::node::observed::{Cluster, Data, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::rule::{Pledge, SyncRule};
 use vigil_core::state::NodeState;
-use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 
 /// When the stories begin: long after the monitor's start.
 pub(crate) const T0: u64 = 1_000_000;
@@ -229,4 +232,100 @@ pub(crate) fn record(n: i64) -> NodeRecord {
     record.node_id = Some(NodeId(n));
     record.system_id = Some(SYSTEM_ID);
     record
+}
+
+/// A monitor with three nodes: 1 serves, 2 and 3 stream and are counted.
+pub(crate) struct Monitor {
+    pub(crate) driver: GroupDriver,
+    pub(crate) ms: u64,
+    pub(crate) next_command: u64,
+}
+
+impl Monitor {
+    pub(crate) fn new(change: impl FnOnce(&mut Scene)) -> Self {
+        let mut scene = Scene::serving(3);
+        change(&mut scene);
+        let driver = GroupDriver::new(scene.group.clone(), t(T0));
+        let mut monitor = Monitor { driver, ms: T0, next_command: 1 };
+        for n in 1..=3 {
+            let hello = known_hello(n, 1, &[]);
+            monitor.take(GroupInput::Hello {
+                stream: n.unsigned_abs(),
+                hello,
+                fresh_id: NodeId(100),
+            });
+            if let Some(report) = scene.facts.report(NodeId(n)).cloned() {
+                monitor.report(n, report);
+            }
+        }
+        monitor
+    }
+
+    pub(crate) fn take(&mut self, input: GroupInput) -> GroupOutput {
+        self.ms += 10;
+        let out = self.driver.handle(input, t(self.ms));
+        self.driver.committed();
+        out
+    }
+
+    pub(crate) fn report(&mut self, n: i64, report: Report) -> GroupOutput {
+        let (stream, node) = (n.unsigned_abs(), NodeId(n));
+        self.take(GroupInput::Report { stream, node, report: Box::new(report) })
+    }
+
+    pub(crate) fn rule(&self) -> SyncRule {
+        self.driver.group().rule().unwrap().clone()
+    }
+
+    pub(crate) fn command(&mut self, command: Command) -> (Result<String, Refusal>, GroupOutput) {
+        let id = self.next_command;
+        self.next_command += 1;
+        let mut out = self.take(GroupInput::Command { id, command });
+        assert_eq!(out.replies.len(), 1);
+        let (answered, reply) = out.replies.remove(0);
+        assert_eq!(answered, id);
+        (reply, out)
+    }
+
+    /// Refused with `code`, in words that contain `words`, and nothing has changed.
+    pub(crate) fn refuses(&mut self, command: Command, code: RefusalCode, words: &str) {
+        let before = self.driver.group().clone();
+        let told = format!("{command:?}");
+        let (reply, out) = self.command(command);
+        let refusal = reply.expect_err(&told);
+        assert_eq!(refusal.code, code, "{told}: {refusal}");
+        assert!(refusal.message.contains(words), "{told}: {refusal}");
+        assert_eq!(self.driver.group(), &before, "{told}");
+        let nothing = out.record.is_none() && out.events.is_empty() && out.progress.is_empty();
+        assert!(nothing && out.orders.is_empty(), "{told}: {out:?}");
+    }
+}
+
+/// A server that answers: a standby without an upstream whose WAL ends at `end`.
+pub(crate) fn up(end: (u32, u64)) -> UpView {
+    UpView {
+        in_recovery: true,
+        tli: Tli(end.0),
+        received: None,
+        replayed: Lsn(end.1),
+        streamed: false,
+        replay_idle: false,
+        receiver_alive: false,
+        streaming: false,
+        wal_age_ms: None,
+        detached: true,
+        upstream: None,
+        history: TimelineHistory { tli: Tli(end.0), ancestors: Vec::new() },
+        checkpoint_tli: Tli(end.0),
+        senders: Vec::new(),
+    }
+}
+
+pub(crate) fn cluster(end: (u32, u64), shut_down: bool) -> Data {
+    Data::Cluster(Cluster {
+        system_id: SYSTEM_ID,
+        shut_down,
+        checkpoint: at(end.0, end.1),
+        highest_tli: Tli(end.0),
+    })
 }

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Order};
-use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
+use vigil_core::node::observed::{Data, Observed, ServerView, UpView};
 use vigil_core::node::record::{NodeRecord, Replacing};
 use vigil_core::node::step::Step;
 use vigil_core::node::{Circumstances, Next, lineage_end, next_step, pledge};
 use vigil_core::rule::SyncRule;
-use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 
-use crate::support::{SYSTEM_ID, at, order, record, rule};
+use crate::support::{self, at, cluster, order, record, rule};
 
 /// The epoch of the order; lower ones are over.
 const EPOCH: u64 = 7;
@@ -55,23 +55,11 @@ const ABOVE: (u32, u64) = (9, 2000);
 const ASSIGNED: (u32, u64) = (TLI, 2000);
 
 fn up(end: (u32, u64)) -> UpView {
-    let ancestors = if end.0 == 1 { Vec::new() } else { vec![at(1, FORK)] };
-    UpView {
-        in_recovery: true,
-        tli: Tli(end.0),
-        received: None,
-        replayed: Lsn(end.1),
-        streamed: false,
-        replay_idle: false,
-        receiver_alive: false,
-        streaming: false,
-        wal_age_ms: None,
-        detached: true,
-        upstream: None,
-        history: TimelineHistory { tli: Tli(end.0), ancestors },
-        checkpoint_tli: Tli(end.0),
-        senders: Vec::new(),
+    let mut up = support::up(end);
+    if end.0 > 1 {
+        up.history.ancestors.push(at(1, FORK));
     }
+    up
 }
 
 fn flags<const N: usize>() -> impl Iterator<Item = [bool; N]> {
@@ -142,10 +130,8 @@ fn situations(order: Option<&Order>, ends: &[(u32, u64)]) -> Vec<World> {
             for end in ends {
                 // Only a promotion by this order leads to the timeline that it assigns.
                 let promoted = record.led_in == Some(Epoch(EPOCH));
-                let renewed = matches!(
-                    order.map(|o| &o.goal),
-                    Some(Goal::Lead { renewal: true, .. })
-                );
+                let renewed =
+                    matches!(order.map(|o| &o.goal), Some(Goal::Lead { renewal: true, .. }));
                 if *end == ASSIGNED && !promoted && !renewed {
                     continue;
                 }
@@ -157,29 +143,32 @@ fn situations(order: Option<&Order>, ends: &[(u32, u64)]) -> Vec<World> {
 }
 
 fn local(record: &NodeRecord, end: (u32, u64)) -> Vec<World> {
-    let cluster = |shut_down| {
-        Data::Cluster(Cluster {
-            system_id: SYSTEM_ID,
-            shut_down,
-            checkpoint: at(end.0, end.1),
-            highest_tli: Tli(end.0),
-        })
-    };
+    let copies = [
+        None,
+        Some((NodeId(PRIMARY), Epoch(EPOCH))),
+        Some((NodeId(PRIMARY), Epoch(EPOCH - 1))),
+        Some((NodeId(OTHER), Epoch(EPOCH))),
+    ];
     let mut worlds = Vec::new();
-    for data in [Data::None, cluster(true), cluster(false)] {
-        let mut add = |server: &ServerView, memory: Circumstances, starts_as_primary| {
+    for data in [Data::None, cluster(end, true), cluster(end, false)] {
+        let mut add = |server: &ServerView, memory: Circumstances, starts_as_primary, copied| {
+            let mut record = record.clone();
+            record.copied_from = copied;
             worlds.push(World {
-                record: record.clone(),
+                record,
                 seen: Observed { data: data.clone(), server: server.clone() },
                 memory,
                 starts_as_primary,
             });
         };
-        for server in [ServerView::Down, ServerView::Orphans, ServerView::Hung] {
-            add(&server, Circumstances::default(), false);
-        }
-        for as_primary in [false, true] {
-            add(&ServerView::Starting, Circumstances::default(), as_primary);
+        // A server that answers is consistent: the driver has noted that, and forgotten the copy.
+        for copied in copies {
+            for server in [ServerView::Down, ServerView::Orphans, ServerView::Hung] {
+                add(&server, Circumstances::default(), false, copied);
+            }
+            for as_primary in [false, true] {
+                add(&ServerView::Starting, Circumstances::default(), as_primary, copied);
+            }
         }
         for server in standbys(end) {
             for [stalled, closed] in flags() {
@@ -189,7 +178,7 @@ fn local(record: &NodeRecord, end: (u32, u64)) -> Vec<World> {
                     closed_ms: long(closed),
                     ..Circumstances::default()
                 };
-                add(&server, memory, false);
+                add(&server, memory, false, None);
             }
         }
         for server in primaries(end) {
@@ -197,7 +186,7 @@ fn local(record: &NodeRecord, end: (u32, u64)) -> Vec<World> {
                 let in_force = record.own_rule.as_ref().filter(|_| verified).map(SyncRule::id);
                 let memory =
                     Circumstances { in_force, bootstrapped, prepared, ..Default::default() };
-                add(&server, memory, false);
+                add(&server, memory, false, None);
             }
         }
     }
@@ -219,14 +208,6 @@ fn is_rw(seen: &Observed) -> bool {
 
 fn apply(world: &mut World, step: &Step) {
     let was_rw = is_rw(&world.seen);
-    let cluster = |end: (u32, u64), shut_down| {
-        Data::Cluster(Cluster {
-            system_id: SYSTEM_ID,
-            shut_down,
-            checkpoint: at(end.0, end.1),
-            highest_tli: Tli(end.0),
-        })
-    };
     let end = end_of(&world.seen.data);
     match step {
         Step::Initdb => world.seen.data = cluster(BEFORE, true),
@@ -234,6 +215,7 @@ fn apply(world: &mut World, step: &Step) {
             world.seen.server = ServerView::Up(UpView { in_recovery: false, ..up(end) });
         }
         Step::StartStandby => world.seen.server = ServerView::Up(up(end)),
+        Step::StartFollowing { primary } => world.seen.server = following(*primary, end),
         Step::Bootstrap => world.memory.bootstrapped = true,
         Step::PrepareHandover => world.memory.prepared = true,
         Step::Kill | Step::Stop { .. } => {
@@ -243,8 +225,9 @@ fn apply(world: &mut World, step: &Step) {
             }
         }
         Step::PutRule { rule } => world.memory.in_force = Some(rule.id()),
-        Step::Rewind { .. } | Step::Clone { .. } => {
+        Step::Rewind { primary, .. } | Step::Clone { primary, .. } => {
             world.seen.server = ServerView::Down;
+            world.record.copied_from = Some((*primary, Epoch(EPOCH)));
             world.seen.data = cluster((4, 1500), false);
             world.record.replacing = None;
         }
@@ -277,6 +260,26 @@ fn apply(world: &mut World, step: &Step) {
             }
         }
     }
+    looked(world);
+}
+
+fn following(primary: NodeId, end: (u32, u64)) -> ServerView {
+    ServerView::Up(UpView {
+        upstream: Some((primary, Epoch(EPOCH))),
+        detached: false,
+        receiver_alive: true,
+        streaming: true,
+        streamed: true,
+        received: Some(Lsn(end.1)),
+        ..up(end)
+    })
+}
+
+/// What the driver concludes from every look.
+fn looked(world: &mut World) {
+    if matches!(world.seen.server, ServerView::Up(_)) {
+        world.record.copied_from = None;
+    }
     if !is_rw(&world.seen) {
         world.memory.in_force = None;
         world.memory.prepared = false;
@@ -302,6 +305,13 @@ fn forbidden(order: Option<&Order>, world: &World, step: &Step) -> Result<(), St
     match step {
         Step::StartPrimary { .. } | Step::StartStandby => {
             must(record.replacing.is_none(), "a half-replaced directory is started")?;
+            must(record.copied_from.is_none(), "a copy that is not consistent is started alone")?;
+            must(seen.data != Data::None && down, "needs a directory without processes")?;
+        }
+        Step::StartFollowing { primary } => {
+            must(record.replacing.is_none(), "a half-replaced directory is started")?;
+            let copy = record.copied_from == Some((*primary, record.promise));
+            must(copy, "not a copy of that primary in this epoch")?;
             must(seen.data != Data::None && down, "needs a directory without processes")?;
         }
         Step::Initdb => must(seen.data == Data::None && down, "processes live there")?,
@@ -350,10 +360,12 @@ fn forbidden(order: Option<&Order>, world: &World, step: &Step) -> Result<(), St
     let follows = matches!(goal, Some(Goal::Follow { .. }));
     let allowed = match step {
         Step::Initdb | Step::StartPrimary { .. } => founds,
-        Step::Promote { .. } => leads,
+        Step::Promote { .. } | Step::PrepareHandover => leads,
         Step::PutRule { .. } | Step::Bootstrap | Step::Checkpoint => founds || leads,
-        Step::PrepareHandover => leads,
-        Step::Follow { .. } | Step::Rewind { .. } | Step::Clone { .. } => follows,
+        Step::StartFollowing { .. }
+        | Step::Follow { .. }
+        | Step::Rewind { .. }
+        | Step::Clone { .. } => follows,
         Step::FastForward { .. } => matches!(goal, Some(Goal::FastForward { .. })),
         _ => true,
     };
@@ -375,7 +387,8 @@ fn at_goal(order: Option<&Order>, world: &World) -> Result<(), String> {
     };
     let Some(order) = order else {
         let idle = seen.server == ServerView::Down && seen.data != Data::None;
-        return must(!idle || record.replacing.is_some(), "its Postgres is not started");
+        let whole = record.replacing.is_none() && record.copied_from.is_none();
+        return must(!idle || !whole, "its Postgres is not started");
     };
     match &order.goal {
         Goal::Wait => Ok(()),
@@ -426,7 +439,8 @@ fn ends(what: &str, order: Option<&Order>, world: &mut World) -> Result<Ends, St
         Some(Goal::Follow { history, .. }) => history.clone(),
         _ => None,
     };
-    let unusable = world.record.replacing.is_some() || world.seen.data == Data::None;
+    let half = world.record.replacing.is_some() || world.record.copied_from.is_some();
+    let unusable = half || world.seen.data == Data::None;
     let data_end = end_of(&world.seen.data);
     let standby = match &mut world.seen.server {
         ServerView::Up(up) if up.in_recovery => Some(up),
@@ -436,13 +450,19 @@ fn ends(what: &str, order: Option<&Order>, world: &mut World) -> Result<Ends, St
     let (holds, ends) = match what {
         // An operator puts something else there. Nothing of a half-replaced directory can be used.
         "a data directory that belongs to this group" => {
-            (founds && down && world.record.replacing.is_some(), Ends::FromOutside)
+            (founds && down && half, Ends::FromOutside)
         }
         "Postgres to start" => {
             let starting = world.seen.server == ServerView::Starting;
             let in_recovery = !world.starts_as_primary;
             world.seen.server = ServerView::Up(UpView { in_recovery, ..up(data_end) });
             (starting, Ends::ByItself)
+        }
+        // It comes, or the primary is lost and an election orders a pledge, which kills it.
+        "the primary's WAL: this copy is new" => {
+            let starting = world.seen.server == ServerView::Starting;
+            world.seen.server = following(NodeId(PRIMARY), data_end);
+            (starting && half, Ends::ByItself)
         }
         // It reads what is on disk, and then is idle.
         "replay: the end of this node's WAL is not known yet" => match standby {
@@ -468,6 +488,10 @@ fn ends(what: &str, order: Option<&Order>, world: &mut World) -> Result<Ends, St
         // Stopped or in recovery, and reported so: first-hand evidence.
         "a new election: this node led in this epoch and stopped" => {
             (leads && (down || standby.is_some()), Ends::FromOutside)
+        }
+        // A renewal that came too late, seen by the monitor in the same way.
+        "a new election: this node was to go on and has stopped" => {
+            (!leads && standby.is_some(), Ends::FromOutside)
         }
         // Reported as hung: first-hand evidence; the election orders a pledge, which kills it.
         "the monitor: Postgres hangs" => {
@@ -501,7 +525,10 @@ fn run(order: Option<&Order>, start: &World) -> Result<(), String> {
             }
             Next::Rest => return at_goal(order, &world),
             Next::Wait(what) => match ends(what, order, &mut world)? {
-                Ends::ByItself => continue,
+                Ends::ByItself => {
+                    looked(&mut world);
+                    continue;
+                }
                 Ends::FromOutside => return Ok(()),
             },
         };
@@ -524,7 +551,8 @@ fn check(goal: Option<Goal>, ends: &[(u32, u64)]) {
             let example = || {
                 let World { record: r, seen, memory, .. } = world;
                 let (replacing, led) = (r.replacing, r.led_in);
-                format!("replacing {replacing:?}, led in {led:?}, {seen:?}, {memory:?}")
+                let copied = r.copied_from;
+                format!("{replacing:?}, copied {copied:?}, led in {led:?}, {seen:?}, {memory:?}")
             };
             failures.entry(what).or_insert_with(|| (0, example())).0 += 1;
         }

@@ -90,11 +90,16 @@ impl Executor {
     /// A receiver fetches every history file between its own timeline and the primary's; numbers
     /// that no server was ever on have none, and the primary may lack even the stubs.
     async fn fill_gaps(&self, history: &TimelineHistory) -> Result<()> {
-        let pgdata = &self.local.pgdata;
+        if gaps(history).next().is_none() {
+            return Ok(());
+        }
         let own = self.own_timeline().await?;
-        let is_real = |tli: u32| history.ancestors.iter().any(|a| a.tli == Tli(tli));
-        for tli in (own.0 + 1..history.tli.0).filter(|tli| !is_real(*tli)) {
-            pgdata::write_stub_histories(pgdata, Tli(tli - 1), Tli(tli + 1))?;
+        self.fill_gaps_above(own, history)
+    }
+
+    pub(super) fn fill_gaps_above(&self, own: Tli, history: &TimelineHistory) -> Result<()> {
+        for tli in gaps(history).filter(|tli| *tli > own.0) {
+            pgdata::write_stub_histories(&self.local.pgdata, Tli(tli - 1), Tli(tli + 1))?;
         }
         Ok(())
     }
@@ -133,6 +138,12 @@ impl Executor {
             sleep(POLL).await;
         }
     }
+}
+
+/// Timeline numbers below a server's own that no ancestor of it ever had.
+fn gaps(history: &TimelineHistory) -> impl Iterator<Item = u32> {
+    let is_real = |tli: u32| history.ancestors.iter().any(|a| a.tli == Tli(tli));
+    (2..history.tli.0).filter(move |tli| !is_real(*tli))
 }
 
 async fn received(session: &mut Session) -> Result<Lsn> {

@@ -35,6 +35,7 @@ impl Executor {
     pub(super) async fn bootstrap(&self) -> Result<StepDone> {
         let local = &self.local;
         let postmaster = local.running()?;
+        local.mark(&self.record)?;
         let mut session = local.work().await?;
         if local.hba(&self.record).write(&local.pgdata)?.changed() {
             postmaster.reload()?;

@@ -17,17 +17,19 @@ use crate::local::Role;
 const NAMES_WITHIN: Duration = Duration::from_secs(5);
 /// Replay of a backlog runs at 100 MB/s, and a promotion waits for it.
 const PROMOTE_WITHIN: Duration = Duration::from_mins(1);
+/// A query on the standby that blocks replay blocks the promotion; new ones may come.
+const BLOCKERS_EVERY: Duration = Duration::from_millis(100);
 const CHECKPOINT_WITHIN: Duration = Duration::from_mins(10);
 
 impl Executor {
     pub(super) async fn promote(&self, rule: &SyncRule, tli: Tli) -> Result<StepDone> {
         let local = &self.local;
         let postmaster = local.running()?;
-        let own = self.own_timeline().await?;
-        // Before it can accept a write.
-        let mut session = self.names_on_standby(&postmaster, rule).await?;
-        pgdata::write_stub_histories(&local.pgdata, own, tli)?;
-        session.terminate_replay_blockers(QUERY).await?;
+        // In force before it can accept a write; meanwhile the way to the timeline is made.
+        let (session, stubs) =
+            tokio::join!(self.names_on_standby(&postmaster, rule), self.stubs_up_to(tli));
+        let mut session = session?;
+        stubs?;
         process::promote(&local.pgdata, &postmaster)?;
         self.wait_writable(&mut session).await?;
         local.set_proved(&postmaster);
@@ -42,12 +44,19 @@ impl Executor {
         Ok(StepDone::InForce { rule: rule.id(), from })
     }
 
+    /// A promotion takes the number after the last one that has a history file.
+    async fn stubs_up_to(&self, tli: Tli) -> Result<()> {
+        let own = self.own_timeline().await?;
+        pgdata::write_stub_histories(&self.local.pgdata, own, tli)?;
+        Ok(())
+    }
+
     /// A standby's names were never empty, so that a reload is all it takes. A fresh session that
     /// shows them proves it: it was forked after all other processes had been signalled.
     async fn names_on_standby(&self, postmaster: &Postmaster, rule: &SyncRule) -> Result<Session> {
         let local = &self.local;
-        let wanted = local.conf(&self.record, Role::Primary(rule))?.synchronous_standby_names;
-        local.write_conf(&self.record, Role::Primary(rule))?;
+        let conf = local.write_conf(&self.record, Role::Primary(rule))?;
+        let wanted = conf.synchronous_standby_names;
         postmaster.reload()?;
         let end = Instant::now() + NAMES_WITHIN;
         loop {
@@ -66,13 +75,13 @@ impl Executor {
     /// An open connection that says so is the proof: a session works.
     async fn wait_writable(&self, session: &mut Session) -> Result<()> {
         let end = Instant::now() + PROMOTE_WITHIN;
-        let mut blockers_looked_for = Instant::now();
+        let mut look_for_blockers_at = Instant::now();
         while session.in_recovery(5 * QUERY).await? {
             if Instant::now() >= end {
                 bail!("still in recovery {PROMOTE_WITHIN:?} after the promotion was triggered");
             }
-            if blockers_looked_for.elapsed() >= Duration::from_millis(100) {
-                blockers_looked_for = Instant::now();
+            if Instant::now() >= look_for_blockers_at {
+                look_for_blockers_at = Instant::now() + BLOCKERS_EVERY;
                 match session.terminate_replay_blockers(QUERY).await {
                     Ok(0) => {}
                     Ok(ended) => tracing::info!(ended, "ended sessions that blocked replay"),

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use tokio::time::{Instant, sleep};
 use vigil_core::ids::NodeId;
 use vigil_core::node::step::StepDone;
 use vigil_core::wal::Position;
 use vigil_postgres::control::{self, ControlState};
 use vigil_postgres::pgdata;
-use vigil_postgres::standby::{self, KeptWal, OldData, Upstream};
+use vigil_postgres::standby::{self, KeptWal, OldData, StandbyError, Upstream};
 
 use super::Executor;
 use crate::local::Role;
@@ -20,6 +21,8 @@ const RECOVER_WITHIN: Duration = Duration::from_mins(30);
 const REWIND_WITHIN: Duration = Duration::from_hours(1);
 /// Cloning terabytes takes hours. A step that should end earlier is cancelled by a new order.
 const CLONE_WITHIN: Duration = Duration::from_hours(48);
+/// So long is tried again what failed for a reason that passes.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// So many pieces of kept WAL stay; older ones go.
 const KEEP_PIECES: usize = 5;
 
@@ -33,8 +36,15 @@ impl Executor {
         let kept = self.keep_wal(fork)?;
         self.make_clean().await?;
         let upstream = self.tool_upstream(primary)?;
-        let rewound =
-            standby::rewind(&local.install, &upstream, &local.pgdata, REWIND_WITHIN).await?;
+        let patience = Patience::new();
+        let rewound = loop {
+            let result =
+                standby::rewind(&local.install, &upstream, &local.pgdata, REWIND_WITHIN).await;
+            match result {
+                Ok(rewound) => break rewound,
+                Err(error) => patience.bear(error, is_not_connected).await?,
+            }
+        };
         if rewound.nothing_to_do {
             // Only called where the timelines say otherwise; older versions get it wrong.
             bail!("pg_rewind found nothing to do, but the timelines differ");
@@ -78,14 +88,17 @@ impl Executor {
             }
         }
         let upstream = self.tool_upstream(primary)?;
-        standby::basebackup(
-            &local.install,
-            &upstream,
-            &local.pgdata,
-            OldData::Remove,
-            CLONE_WITHIN,
-        )
-        .await?;
+        let (install, pgdata) = (&local.install, &local.pgdata);
+        let patience = Patience::new();
+        loop {
+            let result =
+                standby::basebackup(install, &upstream, pgdata, OldData::Remove, CLONE_WITHIN)
+                    .await;
+            match result {
+                Ok(_) => break,
+                Err(error) => patience.bear(error, is_slot_missing).await?,
+            }
+        }
         pgdata::set_standby_signal(&local.pgdata)?;
         local.write_before_start(&self.record, Role::Detached)?;
         Ok(StepDone::Created { system_id: control::read(&local.pgdata)?.system_id })
@@ -112,6 +125,43 @@ impl Executor {
         prune(&root);
         Ok(kept)
     }
+}
+
+/// For what failed before it changed anything, and is worth another attempt.
+struct Patience {
+    end: Instant,
+}
+
+impl Patience {
+    fn new() -> Self {
+        Patience { end: Instant::now() + PATIENCE }
+    }
+
+    /// Waits a moment, or gives the error back.
+    async fn bear(
+        &self,
+        error: StandbyError,
+        worth_it: fn(&str) -> bool,
+    ) -> Result<(), StandbyError> {
+        if !worth_it(&error.to_string()) || Instant::now() >= self.end {
+            return Err(error);
+        }
+        tracing::debug!(%error, "trying again");
+        sleep(Duration::from_millis(200)).await;
+        Ok(())
+    }
+}
+
+/// The primary's keeper makes the slot when it hears of this node.
+fn is_slot_missing(error: &str) -> bool {
+    error.contains("replication slot") && error.contains("does not exist")
+}
+
+/// pg_rewind cannot be repeated once it has begun, but it connects before it does anything.
+fn is_not_connected(error: &str) -> bool {
+    error.contains("connection to server")
+        && error.contains("failed:")
+        && !error.contains("servers diverged")
 }
 
 /// Removes all but the newest pieces; their names sort by time.
