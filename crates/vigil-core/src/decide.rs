@@ -73,10 +73,13 @@ fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event
     let leads = facts.report(rule.primary).is_some_and(|r| still_leads(r, &rule));
     group.system_id = group.system_id.or(facts.report(rule.primary).and_then(|r| r.system_id));
     group.last_tli = highest_tli(group, facts);
-    if leads {
+    let promised = facts.nodes.values().filter_map(|n| n.report.as_ref()).map(|r| r.promise).max();
+    // Whoever has promised more than the primary's epoch obeys nothing of it: it is renewed.
+    if leads && promised <= Some(rule.epoch) {
         group.plan = Plan::Serving { primary: rule.primary };
     } else {
-        let evidence = vec!["every node was heard, none of them serves".to_owned()];
+        let why = if leads { "a node has promised a later epoch" } else { "none of them serves" };
+        let evidence = vec![format!("every node was heard, {why}")];
         begin_election(group, facts, Cause::Recovery, evidence, None, None, now);
     }
     let text = "the monitor's record was rebuilt from what the keepers hold".to_owned();
@@ -307,11 +310,14 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
         return;
     }
     let began = report.is_some_and(|r| r.own_rule.as_ref().is_some_and(|o| o.epoch == rule.epoch));
+    let Plan::Promoting { tli, renewal, .. } = group.plan else { return };
+    let over = renewal
+        || began && report.and_then(|r| r.history.as_ref()).is_some_and(|h| h.tli >= tli);
     let failed = match judge(group, facts, &rule, now) {
         // On its way: a standby until it is promoted; possibly not even started yet.
-        Verdict::Lost { cause: Cause::NotPrimary, .. } => None,
+        Verdict::Lost { cause: Cause::NotPrimary, .. } if !over => None,
         Verdict::Lost { cause: Cause::PostgresDown, .. }
-            if !began && facts.plan_age_ms(now) < WINNER_START_MS =>
+            if !began && !renewal && facts.plan_age_ms(now) < WINNER_START_MS =>
         {
             None
         }

@@ -93,7 +93,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
     }
     let mut electable: Vec<&Candidate> = pledged
         .iter()
-        .filter(|c| c.member.candidate_priority > 0 && !c.member.maintenance && !c.member.dropped)
+        .filter(|c| may_be_elected(c.member))
         .collect();
     electable.sort_by_key(|c| {
         let wanted = call.wanted == Some(c.member.id);
@@ -115,13 +115,17 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             .max_by_key(|s| s.position);
         if let Some(source) = source
             && shortfalls(source.position).is_empty()
-            && (age_ms < FETCH_MS || source.member.candidate_priority == 0)
+            && (age_ms < FETCH_MS || !may_be_elected(source.member))
         {
             let (who, until) = (candidate.member.id, source.position);
             return Election::Fetch { who, source: source.member.id, until };
         }
     }
     Election::Wait(WaitFor::Candidate)
+}
+
+fn may_be_elected(member: &Member) -> bool {
+    member.candidate_priority > 0 && !member.maintenance && !member.dropped
 }
 
 /// Nodes that have pledged, can be reached, are usable, and know where their WAL ends.
@@ -216,7 +220,7 @@ pub fn first_members(
         .pledges(epoch)
         .iter()
         .filter(|(id, _)| **id != winner)
-        .filter(|(_, p)| p.usable && p.position.is_some_and(|at| history.holds(at)))
+        .filter(|(_, p)| p.usable && !p.fetching && p.position.is_some_and(|at| history.holds(at)))
         .filter(|(id, _)| group.members.get(id).is_some_and(counts))
         .filter(|(id, _)| facts.report(**id).is_some_and(|r| !r.leaving))
         .map(|(id, _)| *id)

@@ -164,7 +164,7 @@ impl Facts {
             return;
         }
         for node in self.nodes.values_mut() {
-            for at in [&mut node.heard_ms, &mut node.streamed_ms] {
+            for at in [&mut node.heard_ms, &mut node.streamed_ms, &mut node.closed_ms] {
                 *at = at.map(|ms| (ms + gap).min(now.mono_ms));
             }
         }

@@ -61,10 +61,11 @@ impl Context<'_> {
         let rule = group.rule();
         let serving = rule.map_or(group.epoch, |r| r.epoch);
         let assign = |epoch, goal, state| Some(Assignment { epoch, goal, state });
-        if member.dropped && group.primary() != Some(member.id) {
+        let counted = rule.is_some_and(|r| r.members.contains(&member.id));
+        let needed = counted && matches!(group.plan, Plan::Electing { .. });
+        if member.dropped && !needed && group.primary() != Some(member.id) {
             return assign(serving, Goal::Drop, NodeState::Dropped);
         }
-        let counted = rule.is_some_and(|r| r.members.contains(&member.id));
         if member.maintenance && !counted && group.primary() != Some(member.id) {
             return assign(serving, Goal::Stop, NodeState::Maintenance);
         }
@@ -101,7 +102,7 @@ impl Context<'_> {
                     state: NodeState::Demoted,
                 });
             }
-            return Some(self.lead(rule, self.group.last_tli, false, prepare));
+            return Some(self.lead(rule, self.served_tli(rule), false, prepare));
         }
         if leaving && (!rule.members.contains(&member.id) || self.group.settings.number_sync_standbys > 0)
         {
@@ -116,6 +117,12 @@ impl Context<'_> {
         let history = serves.and_then(|r| r.history.clone());
         let open = self.group.is_covered() && serves.is_some_and(|r| r.rewind_source);
         Some(self.follow(rule, history, open))
+    }
+
+    /// The timeline that the primary of `rule` is on: others may know higher ones.
+    fn served_tli(&self, rule: &SyncRule) -> crate::wal::Tli {
+        let serves = self.facts.report(rule.primary).filter(|r| still_leads(r, rule));
+        serves.and_then(|r| r.history.as_ref()).map_or(self.group.last_tli, |h| h.tli)
     }
 
     /// Whether a primary that wants to leave has somebody to hand over to.
@@ -182,7 +189,7 @@ impl Context<'_> {
             && still_leads(report, rule)
         {
             // It may be a false alarm: it stays as it is until the election is decided.
-            return Some(self.lead(rule, self.group.last_tli, false, false));
+            return Some(self.lead(rule, self.served_tli(rule), false, false));
         }
         if let Some(Election::Fetch { who, source, until }) = self.election
             && who == member.id

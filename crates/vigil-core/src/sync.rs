@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::election::counts;
 use crate::facts::Facts;
-use crate::group::Group;
+use crate::group::{Group, Member};
 use crate::ids::{NodeId, Now};
 use crate::message::Report;
 use crate::rule::SyncRule;
@@ -62,7 +62,8 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
         .filter(|id| !leaving(*id) && away_ms(*id) <= group.settings.member_gone_ms)
         .collect();
     members.extend(others().map(|m| m.id).filter(|id| is_countable(group, facts, rule, *id, now)));
-    if others().next().is_none() {
+    let by_choice = |m: &Member| m.id == rule.primary || !m.replication_quorum || m.dropped;
+    if others().next().is_none() && (k == 0 || group.members.values().all(by_choice)) {
         return changed(rule, BTreeSet::new(), 0);
     }
     if k > 0 {
@@ -110,7 +111,8 @@ pub fn may_change(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> bo
 /// `late`: there are healthy standbys that only have not pledged yet.
 pub fn first_acks(group: &Group, winner: NodeId, members: &BTreeSet<NodeId>, late: bool) -> u32 {
     let k = group.settings.number_sync_standbys;
-    let any = group.members.values().any(|m| m.id != winner && counts(m));
+    let wanted = |m: &Member| counts(m) || k > 0 && m.replication_quorum && !m.dropped;
+    let any = group.members.values().any(|m| m.id != winner && wanted(m));
     match (any, k) {
         (false, _) => 0,
         (true, 0) => u32::from(late || !members.is_empty()),

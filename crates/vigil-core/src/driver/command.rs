@@ -65,6 +65,11 @@ pub(crate) fn register(
         // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
         let old = old.id;
         group.members.remove(&old);
+        if group.plan == (Plan::Forming { founder: Some(old) }) {
+            // Nothing was ever acknowledged: another one founds the group.
+            group.rules.clear();
+            group.plan = Plan::Forming { founder: None };
+        }
     }
     // A keeper with an id that this record does not know: the record is older than the keeper.
     let id = match hello.node_id {
@@ -212,6 +217,19 @@ fn failover(
         return Ok(Taken {
             message: "data loss accepted".to_owned(),
             watch: Some(Operation::Failover),
+            ..Taken::default()
+        });
+    }
+    if group.plan == Plan::Recovering && allow_data_loss {
+        let evidence = vec!["an operator goes on without the nodes not heard".to_owned()];
+        let operation = Some(Operation::Failover);
+        begin_election(group, facts, Cause::Recovery, evidence, operation, None, now);
+        if let Plan::Electing { accept_loss, .. } = &mut group.plan {
+            *accept_loss = true;
+        }
+        return Ok(Taken {
+            message: "election begun, data loss accepted".to_owned(),
+            watch: operation,
             ..Taken::default()
         });
     }

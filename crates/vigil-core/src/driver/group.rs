@@ -73,6 +73,7 @@ struct Before {
     plan_since: Now,
     rule_since_ms: u64,
     incarnated: bool,
+    order_count: u64,
     /// The node whose keeper introduced itself with this input, as it was.
     greeted: Option<(NodeId, Option<NodeFacts>)>,
 }
@@ -110,6 +111,7 @@ impl GroupDriver {
             plan_since: self.facts.plan_since,
             rule_since_ms: self.facts.rule_since_ms,
             incarnated: self.incarnated,
+            order_count: self.order_count,
             greeted: None,
         };
         match input {
@@ -162,7 +164,9 @@ impl GroupDriver {
         self.group = before.group;
         self.ordered = before.ordered;
         self.watchers = before.watchers;
+        // None of its orders was sent: the numbers go on from those that were.
         self.incarnated = before.incarnated;
+        self.order_count = before.order_count;
         self.facts.plan_since = before.plan_since;
         self.facts.rule_since_ms = before.rule_since_ms;
         match before.greeted {

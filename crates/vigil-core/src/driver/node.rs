@@ -196,6 +196,8 @@ impl NodeDriver {
         if changed {
             self.memory.prepared = false;
             self.retry = None;
+            self.streaming_ms = now.mono_ms;
+            self.memory.stalled_ms = 0;
             self.cancel_running(out);
         }
         self.order = Some(order);

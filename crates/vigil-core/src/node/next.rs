@@ -95,8 +95,19 @@ fn boot(record: &NodeRecord, seen: &Observed) -> Next {
 }
 
 fn found(record: &NodeRecord, rule: &SyncRule, seen: &Observed, memory: &Circumstances) -> Next {
+    if unusable(record, seen) {
+        return match (&seen.data, &seen.server) {
+            (Data::None, ServerView::Down) => {
+                let mut anew = record.clone();
+                anew.replacing = None;
+                anew.copied_from = None;
+                Next::Write(Box::new(anew), Step::Initdb)
+            }
+            (_, ServerView::Down) => Next::Wait("a data directory that belongs to this group"),
+            _ => Next::Do(Step::Kill),
+        };
+    }
     match (&seen.data, &seen.server) {
-        (Data::None, _) => Next::Do(Step::Initdb),
         (_, ServerView::Down) => {
             let led = led(record, rule);
             Next::Write(Box::new(led), Step::StartPrimary { rule: rule.clone() })
@@ -111,7 +122,8 @@ fn found(record: &NodeRecord, rule: &SyncRule, seen: &Observed, memory: &Circums
             }
             serve(record, rule, up, memory, false)
         }
-        (_, ServerView::Up(_)) => Next::Wait("a primary: a standby cannot found a group"),
+        // Booted without a word from the monitor, as every node does.
+        (_, ServerView::Up(_)) => Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }),
         (_, ServerView::Hung) => Next::Do(Step::Kill),
         (_, ServerView::Starting | ServerView::Orphans) => Next::Wait("Postgres to start"),
     }
@@ -128,7 +140,11 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
     let rule = wish.rule;
     let leads = record.led_in == Some(rule.epoch);
     if unusable(record, seen) {
-        return Next::Wait("another election: this node has no usable data");
+        // Only a stopped node is seen to be of no use.
+        return match seen.server {
+            ServerView::Down => Next::Wait("another election: this node has no usable data"),
+            _ => Next::Do(Step::Kill),
+        };
     }
     match &seen.server {
         ServerView::Up(up) if !up.in_recovery => {
@@ -148,11 +164,18 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             if leads && (up.tli >= wish.tli || up.history.tli >= wish.tli) {
                 return Next::Wait("a new election: this node led in this epoch and stopped");
             }
+            if wish.renewal {
+                return Next::Wait("a new election: this node was to go on and has stopped");
+            }
             if let Some(first) = detach(record, None, true, seen) {
                 return first;
             }
             let step = Step::Promote { rule: rule.clone(), tli: wish.tli };
-            if leads { Next::Do(step) } else { Next::Write(Box::new(led(record, rule)), step) }
+            if leads && record.own_rule.as_ref() == Some(rule) {
+                Next::Do(step)
+            } else {
+                Next::Write(Box::new(led(record, rule)), step)
+            }
         }
         ServerView::Down if !leads => Next::Do(Step::StartStandby),
         ServerView::Down => Next::Wait("a new election: this node led in this epoch and stopped"),
@@ -234,7 +257,10 @@ fn detach(
 
 fn fast_forward(record: &NodeRecord, source: NodeId, until: Position, seen: &Observed) -> Next {
     if unusable(record, seen) {
-        return Next::Wait("another candidate: this node has no usable data");
+        return match seen.server {
+            ServerView::Down => Next::Wait("another candidate: this node has no usable data"),
+            _ => Next::Do(Step::Kill),
+        };
     }
     if let ServerView::Up(up) = &seen.server
         && up.in_recovery
@@ -257,7 +283,8 @@ fn follow(
     seen: &Observed,
     memory: &Circumstances,
 ) -> Next {
-    if record.replacing.is_none() && record.copied_from == Some((primary, order.epoch)) {
+    let copied = record.copied_from == Some((primary, order.epoch)) && seen.data != Data::None;
+    if record.replacing.is_none() && copied {
         match &seen.server {
             ServerView::Down => return Next::Do(Step::StartFollowing { primary }),
             ServerView::Starting => return Next::Wait("the primary's WAL: this copy is new"),

@@ -10,14 +10,14 @@ use vigil_core::group::{Group, Settings};
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Server};
 use vigil_core::node::fence::may_go_on;
-use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::record::Replacing;
 use vigil_core::rule::{Pledge, Pledges, SyncRule, satisfied};
 use vigil_core::wal::{Position, TimelineHistory, Tli};
 
 use crate::support::{
     Scene, T0, at, cluster, ids, key, member, pledge, pledged_report, primary_report, record, rule,
-    standby_report, t,
+    standby_report, t, up,
 };
 
 /// The epoch of every election here; the rules are older.
@@ -297,6 +297,21 @@ fn what_is_pledged_is_what_is_known() {
     assert_eq!(told(&record, &stopped(false)).unwrap().position, None, "crashed: WAL is unread");
     let clean = told(&record, &stopped(true)).unwrap().position.unwrap();
     assert!(clean > at(1, 500), "who has not received the checkpoint record is behind");
+    let sees = |server| told(&record, &Observed { data: cluster((1, 500), false), server });
+    let standby = || UpView { replay_idle: true, ..up((1, 500)) };
+    assert_eq!(sees(ServerView::Up(standby())).unwrap().position, Some(at(1, 500)));
+    for (why, server) in [
+        ("a receiver lives", ServerView::Up(UpView { receiver_alive: true, ..standby() })),
+        ("one may be started", ServerView::Up(UpView { detached: false, ..standby() })),
+        ("read-write", ServerView::Up(UpView { in_recovery: false, ..standby() })),
+        ("not stopped", ServerView::Orphans),
+        ("who knows as what", ServerView::Starting),
+        ("who knows", ServerView::Hung),
+    ] {
+        assert_eq!(sees(server), None, "{why}");
+    }
+    let restarted = UpView { replay_idle: false, ..standby() };
+    assert_eq!(sees(ServerView::Up(restarted)).unwrap().position, None, "it still reads");
     record.replacing = Some(Replacing::Rewind);
     let half = told(&record, &stopped(true)).unwrap();
     assert_eq!((half.usable, half.position), (false, None));

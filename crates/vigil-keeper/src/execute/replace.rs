@@ -33,7 +33,7 @@ impl Executor {
             self.stop(STOP_WITHIN).await?;
         }
         // Before the recovery, which writes to the same files.
-        let kept = self.keep_wal(fork)?;
+        let kept = self.keep_wal(fork).await?;
         self.make_clean().await?;
         let upstream = self.tool_upstream(primary)?;
         let patience = Patience::new();
@@ -81,7 +81,7 @@ impl Executor {
     ) -> Result<StepDone> {
         let local = &self.local;
         if let Some(keep) = keep {
-            match self.keep_wal(keep) {
+            match self.keep_wal(keep).await {
                 Ok(_) => {}
                 // A directory that is beyond reading has nothing to keep.
                 Err(error) => tracing::warn!("cannot keep WAL of the old data: {error:#}"),
@@ -111,10 +111,14 @@ impl Executor {
         Ok(Upstream { application_name, ..upstream })
     }
 
-    fn keep_wal(&self, from: Position) -> Result<Option<KeptWal>> {
+    async fn keep_wal(&self, from: Position) -> Result<Option<KeptWal>> {
         let root = self.local.state.path().join("kept-wal");
         let name = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
-        let kept = standby::keep_wal(&self.local.pgdata, from, &root.join(name))
+        let (pgdata, into) = (self.local.pgdata.clone(), root.join(name));
+        // Gigabytes at worst.
+        let keeping = move || standby::keep_wal(&pgdata, from, &into);
+        let kept = tokio::task::spawn_blocking(keeping)
+            .await?
             .with_context(|| format!("keeping the WAL from {from} on"))?;
         if let Some(kept) = &kept {
             tracing::info!(

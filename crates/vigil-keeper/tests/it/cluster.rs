@@ -11,8 +11,9 @@ use rustix::process::{Signal, kill_process};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 use vigil_core::view::GroupView;
-use vigil_postgres::process::{Pid, processes_of};
-use vigil_postgres::{Session, Target};
+use vigil_postgres::pgdata::{InitdbOptions, initdb};
+use vigil_postgres::process::{Pid, processes_of, spawn, wait_ready};
+use vigil_postgres::{Installation, RunAs, Session, Target};
 use vigil_proto::pb::keepers_server::KeepersServer;
 
 use crate::memory::{Memory, Server};
@@ -48,6 +49,28 @@ impl Node {
             .spawn()
             .unwrap();
         self.process = Some(child);
+    }
+
+    /// A server that no keeper has anything to do with yet.
+    pub(crate) async fn start_standalone(&self) {
+        let account = vigil_postgres::user::lookup("postgres").unwrap();
+        let run_as = rustix::process::geteuid()
+            .is_root()
+            .then_some(RunAs { uid: account.uid, gid: account.gid });
+        let install = Installation::find(None, None).unwrap().running_as(run_as);
+        let (pgdata, within) = (self.pgdata(), Duration::from_secs(30));
+        let options = InitdbOptions { extra: vec!["--auth=trust".into()], ..Default::default() };
+        initdb(&install, &pgdata, &options, within).await.unwrap();
+        let conf = pgdata.join("postgresql.auto.conf");
+        let settings = format!(
+            "port = {}\nunix_socket_directories = '{}'\nwork_mem = '5MB'\n",
+            self.port,
+            self.dir.display()
+        );
+        std::fs::write(conf, settings).unwrap();
+        let log = self.dir.join("standalone.log");
+        let postmaster = spawn(&install, &pgdata, &log).unwrap();
+        wait_ready(&pgdata, &postmaster, &log, within).await.unwrap();
     }
 
     pub(crate) fn pgdata(&self) -> PathBuf {
@@ -142,6 +165,17 @@ pub(crate) struct Cluster {
 impl Cluster {
     /// Nodes `node1` …, in the order of their priority; the first one founds the group.
     pub(crate) async fn new(nodes: usize) -> Self {
+        let mut cluster = Self::empty().await;
+        for number in 1..=nodes {
+            let name = cluster.add_node(number);
+            cluster.nodes[number - 1].start();
+            cluster.wait_joined(&name).await;
+        }
+        cluster
+    }
+
+    /// A monitor without nodes.
+    pub(crate) async fn empty() -> Self {
         let turn = std::env::temp_dir().join("pgvigil-it.lock");
         let turn = File::open(&turn).unwrap_or_else(|_| File::create(&turn).unwrap());
         flock(&turn, FlockOperation::LockExclusive).unwrap();
@@ -161,15 +195,13 @@ impl Cluster {
             _turn: turn,
         };
         cluster.start_monitor().await;
-        for number in 1..=nodes {
-            cluster.add_node(number).await;
-        }
         cluster
     }
 
-    async fn add_node(&mut self, number: usize) {
+    /// Not started yet. Returns its name.
+    pub(crate) fn add_node(&mut self, number: usize) -> String {
         let name = format!("node{number}");
-        let mut node = Node {
+        self.nodes.push(Node {
             name: name.clone(),
             dir: self.dir.clone(),
             port: free_port(),
@@ -177,9 +209,11 @@ impl Cluster {
             monitor: self.monitor_port,
             priority: 110 - 10 * u32::try_from(number).unwrap(),
             process: None,
-        };
-        node.start();
-        self.nodes.push(node);
+        });
+        name
+    }
+
+    pub(crate) async fn wait_joined(&self, name: &str) {
         self.wait(&format!("{name} to be there"), 60, |view| {
             let node = view.nodes.iter().find(|n| n.nodename == name);
             let state = node.map(|n| n.reportedstate.as_str());

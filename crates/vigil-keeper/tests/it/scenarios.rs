@@ -1,3 +1,5 @@
+//! What happens to clusters, from the killing of one process to the loss of everything.
+
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
@@ -190,4 +192,30 @@ async fn who_lost_its_data_or_was_dropped_is_a_new_node() {
     cluster.nodes[1].start();
     cluster.wait_settled().await;
     assert!(![first, second].contains(&id_of_node2(&cluster).await));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standalone_server_is_taken_over_without_a_restart() {
+    if !possible() {
+        return;
+    }
+    let mut cluster = Cluster::empty().await;
+    cluster.add_node(1);
+    cluster.nodes[0].start_standalone().await;
+    let before = cluster.nodes[0].postmaster();
+    cluster.nodes[0].start();
+    cluster.wait_joined("node1").await;
+    assert_eq!(cluster.nodes[0].postmaster(), before);
+    cluster.nodes[0].writes().await;
+
+    cluster.add_node(2);
+    cluster.nodes[1].start();
+    cluster.wait_settled().await;
+    assert_eq!(cluster.nodes[0].postmaster(), before);
+    let auto_conf = cluster.nodes[0].pgdata().join("postgresql.auto.conf");
+    let auto_conf = std::fs::read_to_string(auto_conf).unwrap();
+    assert!(auto_conf.contains("work_mem") && !auto_conf.contains("port"), "{auto_conf}");
+    kill_process(before, Signal::KILL).unwrap();
+    cluster.wait_primary("node1", false).await;
+    cluster.wait_settled().await;
 }
