@@ -60,7 +60,10 @@ struct Host {
     next_connect_ms: u64,
     next_look_ms: u64,
     step: Option<(u64, Step, u64)>,
+    /// The host's cable.
     cut: bool,
+    /// Only the way to the monitor.
+    muted: bool,
     frozen_until_ms: u64,
 }
 
@@ -109,6 +112,7 @@ impl World {
                 next_look_ms: 0,
                 step: None,
                 cut: false,
+                muted: false,
                 frozen_until_ms: 0,
             })
             .collect();
@@ -232,6 +236,10 @@ impl World {
         a == b || !(self.hosts[a].cut || self.hosts[b].cut)
     }
 
+    fn hears_monitor(&self, i: usize) -> bool {
+        !self.hosts[i].cut && !self.hosts[i].muted
+    }
+
     fn alive(&self, i: usize) -> bool {
         self.hosts[i].frozen_until_ms <= self.now_ms
     }
@@ -245,7 +253,7 @@ impl World {
         let any = usize::try_from(self.rng.range(0, n - 1)).unwrap_or(0);
         let victim = primary.filter(|_| self.rng.chance(60)).unwrap_or(any);
         let name = self.hosts[victim].name.clone();
-        match self.rng.range(0, 9) {
+        match self.rng.range(0, 12) {
             0 | 1 => {
                 self.note(|| format!("FAULT kill {name}"));
                 self.kill_postgres(victim);
@@ -279,6 +287,24 @@ impl World {
                 self.note(|| format!("FAULT hang postgres of {name}"));
                 self.hosts[victim].pg.frozen = self.hosts[victim].pg.run != Run::Off;
             }
+            9 => {
+                let muted = !self.hosts[victim].muted;
+                self.note(|| format!("FAULT {name} {} the monitor", if muted { "loses" } else { "hears" }));
+                self.hosts[victim].muted = muted;
+            }
+            10 => {
+                // The monitor's own cable: nobody is heard for a while, nobody vouches.
+                let muted = !self.hosts.iter().any(|h| h.muted);
+                self.note(|| format!("FAULT monitor {}", if muted { "cut off" } else { "back" }));
+                for host in &mut self.hosts {
+                    host.muted = muted;
+                }
+            }
+            11 => {
+                self.note(|| "COMMAND switchover".into());
+                let command = vigil_core::command::Command::Switchover { to: None };
+                self.monitor_input(GroupInput::Command { id: 1, command });
+            }
             _ => {
                 self.note(|| format!("FAULT stuck replay on {name}"));
                 if let Run::Standby { stuck, .. } = &mut self.hosts[victim].pg.run {
@@ -292,6 +318,7 @@ impl World {
         self.note(|| "HEAL".into());
         for host in &mut self.hosts {
             host.cut = false;
+            host.muted = false;
             host.frozen_until_ms = 0;
             host.pg.frozen = false;
             host.next_connect_ms = host.next_connect_ms.min(self.now_ms + 500);
@@ -326,7 +353,7 @@ impl World {
 
     fn close_at_monitor(&mut self, stream: u64, i: usize) {
         self.streams.remove(&stream);
-        if self.hosts[i].cut {
+        if !self.hears_monitor(i) {
             return;
         }
         if let Some(node) = self.hosts[i].id {
@@ -411,7 +438,7 @@ impl World {
     }
 
     fn connect(&mut self, i: usize) {
-        if self.hosts[i].cut || self.monitor.is_none() {
+        if !self.hears_monitor(i) || self.monitor.is_none() {
             self.hosts[i].next_connect_ms = self.now_ms + 200;
             return;
         }
@@ -455,7 +482,7 @@ impl World {
     fn deliver(&mut self) {
         for _ in 0..self.up.len() {
             let Some((at, stream, i, message)) = self.up.pop_front() else { break };
-            if at > self.now_ms || self.hosts[i].cut {
+            if at > self.now_ms || !self.hears_monitor(i) {
                 // TCP holds what a cut link cannot carry; a long cut ends the stream (below).
                 if self.now_ms.saturating_sub(at) < 4000 {
                     self.up.push_back((at, stream, i, message));
@@ -484,7 +511,7 @@ impl World {
         }
         for _ in 0..self.down.len() {
             let Some((at, stream, i, message)) = self.down.pop_front() else { break };
-            if at > self.now_ms || self.hosts[i].cut || !self.alive(i) {
+            if at > self.now_ms || !self.hears_monitor(i) || !self.alive(i) {
                 if self.now_ms.saturating_sub(at) < 4000 {
                     self.down.push_back((at, stream, i, message));
                 } else if self.hosts[i].stream == Some(stream) {
