@@ -168,6 +168,8 @@ impl Facts {
                 *at = at.map(|ms| (ms + gap).min(now.mono_ms));
             }
         }
-        self.started_ms = (self.started_ms + gap).min(now.mono_ms);
+        for at in [&mut self.started_ms, &mut self.plan_since.mono_ms, &mut self.rule_since_ms] {
+            *at = (*at + gap).min(now.mono_ms);
+        }
     }
 }

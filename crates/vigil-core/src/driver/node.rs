@@ -216,7 +216,12 @@ impl NodeDriver {
 
     fn look(&mut self, seen: Observed, now: Now, out: &mut Vec<NodeOutput>) {
         let streams = matches!(&seen.server, ServerView::Up(up) if up.streaming);
-        if streams || !matches!(&seen.server, ServerView::Up(up) if up.upstream.is_some()) {
+        let attached = match &seen.server {
+            ServerView::Up(up) => up.upstream.is_some(),
+            ServerView::Starting => self.record.copied_from.is_some(),
+            _ => false,
+        };
+        if streams || !attached {
             self.streaming_ms = now.mono_ms;
         }
         let closed = matches!(

@@ -14,8 +14,9 @@ use crate::wal::{Lsn, Position, Tli, TimelineHistory};
 const STOP_BUDGET_MS: u64 = 2_500;
 
 /// A standby that is attached but has not streamed for so long is cloned anew, in milliseconds:
-/// the WAL that it needs is gone.
-const STALLED_MS: u64 = 30_000;
+/// the WAL that it needs is gone. Long, because a cut link looks the same, and until the clone is
+/// there this node is no candidate.
+const STALLED_MS: u64 = 120_000;
 
 /// A diverged standby waits so long for a rewind to be allowed before it takes a whole copy,
 /// in milliseconds.
@@ -287,6 +288,9 @@ fn follow(
     if record.replacing.is_none() && copied {
         match &seen.server {
             ServerView::Down => return Next::Do(Step::StartFollowing { primary }),
+            ServerView::Starting if memory.stalled_ms >= STALLED_MS => {
+                return replace(record, Replacing::Clone, Step::Kill);
+            }
             ServerView::Starting => return Next::Wait("the primary's WAL: this copy is new"),
             ServerView::Hung | ServerView::Orphans => return Next::Do(Step::Kill),
             // It answers: consistent. The driver notes that.
@@ -348,6 +352,7 @@ fn follow(
 fn replace(record: &NodeRecord, how: Replacing, step: Step) -> Next {
     let mut marked = record.clone();
     marked.replacing = Some(how);
+    marked.copied_from = None;
     Next::Write(Box::new(marked), step)
 }
 

@@ -248,7 +248,7 @@ fn a_new_primary_gets_a_chance_before_a_whole_copy_is_taken() {
     assert_eq!(keeper.ordered(order(8, 20, follow(2))), [Step::Follow { primary: NodeId(2) }]);
     keeper.ms += 10;
     assert_eq!(keeper.then_sees(attached(2, 8, false)), [], "attached a moment ago");
-    keeper.ms += 31_000;
+    keeper.ms += 121_000;
     let steps = keeper.sees(attached(2, 8, false));
     assert!(matches!(steps.as_slice(), [Step::Clone { .. }]), "now it is: {steps:?}");
 }
