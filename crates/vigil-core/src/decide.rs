@@ -17,6 +17,9 @@ use crate::wal::{Position, Tli};
 
 /// A handover whose preparation takes longer is given up, in milliseconds.
 const PREPARE_MAX_MS: u64 = 60_000;
+/// A handover to a node that does not stream (any more, or since the last change of the primary not
+/// yet as the primary sees it) is given up after so long, in milliseconds.
+const UNFIT_MAX_MS: u64 = 3_000;
 /// A winner that is stopped but has not begun to lead is given so long to start, in milliseconds.
 const WINNER_START_MS: u64 = 10_000;
 
@@ -164,7 +167,9 @@ fn handover(
     let ready = facts.fresh(from, &group.settings, now).is_some_and(|r| r.prepared);
     let fit = is_countable(group, facts, &rule, to, now) || !rule.members.contains(&to);
     let streams = is_streaming(group, facts, &rule, to, now);
-    if !streams || !fit || facts.plan_age_ms(now) > PREPARE_MAX_MS {
+    let fit = streams && fit;
+    let patience_ms = if fit { PREPARE_MAX_MS } else { UNFIT_MAX_MS };
+    if facts.plan_age_ms(now) > patience_ms {
         let mut episode = group.episode.take();
         if let Some(episode) = &mut episode {
             episode.mark("rolled back", now.wall_ms);
@@ -175,7 +180,7 @@ fn handover(
         group.plan = Plan::Serving { primary: from };
         return;
     }
-    if ready {
+    if ready && fit {
         let plan = HandoverPlan { from, to };
         if let Some(episode) = &mut group.episode {
             episode.mark("prepare", now.wall_ms);

@@ -116,6 +116,8 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         if let Some(source) = source
             && shortfalls(source.position).is_empty()
             && (age_ms < FETCH_MS || !may_be_elected(source.member))
+            // If only the old primary has it all, it is the natural winner.
+            && !(call.from == Some(source.member.id) && may_be_elected(source.member))
         {
             let (who, until) = (candidate.member.id, source.position);
             return Election::Fetch { who, source: source.member.id, until };
