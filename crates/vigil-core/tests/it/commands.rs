@@ -189,10 +189,22 @@ fn a_switchover_whose_target_goes_is_undone() {
     monitor.command(switchover("node3")).0.unwrap();
     let mut gone = standby_report(&rule, 10);
     gone.following.as_mut().unwrap().streaming = false;
-    let out = monitor.report(3, gone);
+    let began = monitor.ms;
+    monitor.report(3, gone.clone());
+    let handover = Plan::Handover { from: NodeId(1), to: NodeId(3) };
+    assert_eq!(monitor.driver.group().plan, handover, "a blink of the stream is waited out");
+    let mut told = Vec::new();
+    while monitor.driver.group().plan == handover {
+        assert!(monitor.ms < began + 5_000, "it is given up in time");
+        monitor.ms += 490;
+        let mut primary = primary_report(&rule, &[2]);
+        primary.prepared = true;
+        told.extend(monitor.report(1, primary).progress);
+        told.extend(monitor.report(3, gone.clone()).progress);
+    }
     assert_eq!(monitor.driver.group().plan, Plan::Serving { primary: NodeId(1) });
     assert_eq!(monitor.driver.group().epoch, Epoch(1));
-    let Some((_, Progress::RolledBack(back))) = out.progress.last() else { panic!("{out:?}") };
+    let Some((_, Progress::RolledBack(back))) = told.last() else { panic!("{told:?}") };
     assert_eq!(back.to, "node1");
 }
 
