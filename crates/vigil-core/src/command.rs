@@ -9,20 +9,38 @@ use crate::event::Phase;
 #[serde(tag = "command", rename_all = "snake_case")]
 pub enum Command {
     /// Healthy primary: a switchover to the best standby; otherwise an election.
-    Failover { allow_data_loss: bool },
+    Failover {
+        allow_data_loss: bool,
+    },
     /// Planned; `to` = the best standby if not named.
-    Switchover { to: Option<String> },
+    Switchover {
+        to: Option<String>,
+    },
     /// Make `node` the primary; nothing to do if it is.
-    Promotion { node: String },
-    SetNode { node: String, candidate_priority: Option<u32>, replication_quorum: Option<bool> },
+    Promotion {
+        node: String,
+    },
+    SetNode {
+        node: String,
+        candidate_priority: Option<u32>,
+        replication_quorum: Option<bool>,
+    },
     SetSettings {
         number_sync_standbys: Option<u32>,
         heartbeat_interval_ms: Option<u64>,
         heartbeat_misses: Option<u32>,
     },
-    EnableMaintenance { node: String, allow_failover: bool },
-    DisableMaintenance { node: String },
-    DropNode { node: String, force: bool },
+    EnableMaintenance {
+        node: String,
+        allow_failover: bool,
+    },
+    DisableMaintenance {
+        node: String,
+    },
+    DropNode {
+        node: String,
+        force: bool,
+    },
 }
 
 /// The documented exit codes that a refusal maps to.
@@ -70,12 +88,17 @@ pub enum Progress {
     /// A phase ended.
     Phase(Phase),
     /// What it waits for now.
-    Waiting { what: String, who: String },
+    Waiting {
+        what: String,
+        who: String,
+    },
     Done(OperationResult),
     /// Undone: the old primary serves.
     RolledBack(OperationResult),
     /// Given up for another reason.
-    Failed { message: String },
+    Failed {
+        message: String,
+    },
 }
 
 /// The JSON that `perform-*` prints.

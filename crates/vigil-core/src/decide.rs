@@ -96,13 +96,7 @@ pub fn awaited_in_recovery(group: &Group, facts: &Facts, now: Now) -> BTreeSet<N
     all.into_iter().filter(|id| facts.fresh(*id, &group.settings, now).is_none()).collect()
 }
 
-fn serving(
-    group: &mut Group,
-    facts: &Facts,
-    primary: NodeId,
-    now: Now,
-    events: &mut Vec<Event>,
-) {
+fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: &mut Vec<Event>) {
     let Some(rule) = group.rule().cloned() else { return };
     if close_episode(group, facts, &rule, now, events) {
         return;
@@ -316,8 +310,8 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
     }
     let began = report.is_some_and(|r| r.own_rule.as_ref().is_some_and(|o| o.epoch == rule.epoch));
     let Plan::Promoting { tli, renewal, .. } = group.plan else { return };
-    let over = renewal
-        || began && report.and_then(|r| r.history.as_ref()).is_some_and(|h| h.tli >= tli);
+    let over =
+        renewal || began && report.and_then(|r| r.history.as_ref()).is_some_and(|h| h.tli >= tli);
     let failed = match judge(group, facts, &rule, now) {
         // On its way: a standby until it is promoted; possibly not even started yet.
         Verdict::Lost { cause: Cause::NotPrimary, .. } if !over => None,
@@ -488,7 +482,9 @@ pub fn waiting_words(group: &Group, wait: &WaitFor) -> (String, String) {
         }
         WaitFor::Candidate => (
             "a node that may be elected: raise a candidate priority above 0".to_owned(),
-            group.names_of(group.members.values().filter(|m| m.candidate_priority == 0).map(|m| m.id)),
+            group.names_of(
+                group.members.values().filter(|m| m.candidate_priority == 0).map(|m| m.id),
+            ),
         ),
         WaitFor::Pledges(shortfalls) => {
             let Some(short) = shortfalls.first() else {

@@ -53,7 +53,9 @@ pub fn judge(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict
         Server::Standby | Server::Starting => {
             lost(Cause::NotPrimary, format!("{name}'s keeper: Postgres was started as a standby"))
         }
-        Server::Unknown => Verdict::Suspect { why: format!("{name}'s Postgres is being looked at") },
+        Server::Unknown => {
+            Verdict::Suspect { why: format!("{name}'s Postgres is being looked at") }
+        }
     }
 }
 

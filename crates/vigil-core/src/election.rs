@@ -69,7 +69,7 @@ struct Candidate<'a> {
 pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
     let pledges = facts.pledges(call.epoch);
     let age_ms = facts.plan_age_ms(now);
-    let pledged = pledged(group, facts, &pledges, now);
+    let candidates = candidates(group, facts, &pledges, now);
     let shortfalls = |at: Position| -> Vec<Shortfall> {
         if call.accept_loss {
             return Vec::new();
@@ -82,7 +82,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         return Election::Wait(WaitFor::Late(late));
     }
     // Satisfaction grows with the position: if the furthest does not satisfy, nobody does.
-    let Some(furthest) = pledged.iter().max_by_key(|c| (c.position, runs(c.report))) else {
+    let Some(furthest) = candidates.iter().max_by_key(|c| (c.position, runs(c.report))) else {
         return renewal(group, facts, call, now)
             .unwrap_or_else(|| Election::Wait(WaitFor::Pledges(all_silent(group, &pledges))));
     };
@@ -91,10 +91,8 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         return renewal(group, facts, call, now)
             .unwrap_or(Election::Wait(WaitFor::Pledges(missing)));
     }
-    let mut electable: Vec<&Candidate> = pledged
-        .iter()
-        .filter(|c| may_be_elected(c.member))
-        .collect();
+    let mut electable: Vec<&Candidate> =
+        candidates.iter().filter(|c| may_be_elected(c.member)).collect();
     electable.sort_by_key(|c| {
         let wanted = call.wanted == Some(c.member.id);
         let fresh_start = call.from != Some(c.member.id);
@@ -108,7 +106,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         if shortfalls(at).is_empty() {
             return Election::Elected { winner: candidate.member.id, position: at };
         }
-        let source = pledged
+        let source = candidates
             .iter()
             .filter(|s| s.position > at && runs(s.report) && runs(candidate.report))
             .filter(|s| s.report.history.as_ref().is_some_and(|h| h.holds(at)))
@@ -131,7 +129,7 @@ fn may_be_elected(member: &Member) -> bool {
 }
 
 /// Nodes that have pledged, can be reached, are usable, and know where their WAL ends.
-fn pledged<'a>(
+fn candidates<'a>(
     group: &'a Group,
     facts: &'a Facts,
     pledges: &Pledges,
@@ -151,13 +149,7 @@ fn runs(report: &Report) -> bool {
 }
 
 /// Healthy standbys that have not pledged with a position yet.
-fn late(
-    group: &Group,
-    facts: &Facts,
-    call: Call,
-    pledges: &Pledges,
-    now: Now,
-) -> BTreeSet<NodeId> {
+fn late(group: &Group, facts: &Facts, call: Call, pledges: &Pledges, now: Now) -> BTreeSet<NodeId> {
     let is_late = |member: &&Member| {
         let told = pledges.get(&member.id).is_some_and(|p| p.position.is_some() || !p.usable);
         let healthy = facts

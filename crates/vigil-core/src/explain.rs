@@ -35,7 +35,11 @@ pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
         group: group.key.group,
         plan: group.plan.name().to_owned(),
         epoch: group.epoch,
-        nodes: group.members.values().map(|m| row(group, facts, &assigned, m, now, clock)).collect(),
+        nodes: group
+            .members
+            .values()
+            .map(|m| row(group, facts, &assigned, m, now, clock))
+            .collect(),
         waiting_on: waiting(group, facts, now, clock),
         alerts: Vec::new(),
         findings: group
@@ -115,7 +119,9 @@ fn sync_word(
     now: Now,
 ) -> &'static str {
     let streams = facts.fresh(rule.primary, &group.settings, now).is_some_and(|p| {
-        p.senders.iter().any(|s| s.streaming && group.member_named(&s.name).is_some_and(|m| m.id == id))
+        p.senders
+            .iter()
+            .any(|s| s.streaming && group.member_named(&s.name).is_some_and(|m| m.id == id))
     });
     match (rule.members.contains(&id) && rule.acks > 0, streams) {
         (true, true) => "quorum",
@@ -154,7 +160,8 @@ fn waiting(group: &Group, facts: &Facts, now: Now, clock: Clock) -> Vec<Waiting>
         }
         Plan::Recovering => {
             let who = group.names_of(awaited_in_recovery(group, facts, now));
-            waits.push(wait("every node to be heard: this monitor's record is old".to_owned(), who));
+            waits
+                .push(wait("every node to be heard: this monitor's record is old".to_owned(), who));
         }
         Plan::Handover { from, .. } => {
             waits.push(wait("checkpoints before the handover".to_owned(), group.name_of(*from)));
@@ -272,9 +279,9 @@ fn findings(group: &Group, facts: &Facts, member: &Member, now: Now) -> Vec<Find
     {
         let (what, who) = waiting_words(group, &wait);
         let short = match &wait {
-            WaitFor::Pledges(short) => short.iter().any(|s| {
-                s.primary == member.id || s.silent.contains(&member.id)
-            }),
+            WaitFor::Pledges(short) => {
+                short.iter().any(|s| s.primary == member.id || s.silent.contains(&member.id))
+            }
             _ => member.candidate_priority == 0,
         };
         if short && !matches!(wait, WaitFor::Candidate) {

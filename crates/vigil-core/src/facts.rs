@@ -76,9 +76,8 @@ impl Facts {
         let silence_ms = settings.silence_ms();
         match self.node(id).and_then(|n| n.heard_ms) {
             Some(heard) if now.mono_ms.saturating_sub(heard) <= silence_ms => Reach::Reachable,
-            Some(_) => Reach::Unreachable,
             None if now.mono_ms.saturating_sub(self.started_ms) <= silence_ms => Reach::Unknown,
-            None => Reach::Unreachable,
+            Some(_) | None => Reach::Unreachable,
         }
     }
 

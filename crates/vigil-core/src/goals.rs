@@ -86,7 +86,7 @@ impl Context<'_> {
                 }
                 let report = self.facts.report(*winner);
                 let history = report.and_then(|r| winners_history(r, *tli, *renewal));
-                Some(self.follow(rule, history, false))
+                Some(follow(rule, history, false))
             }
         }
     }
@@ -104,7 +104,8 @@ impl Context<'_> {
             }
             return Some(self.lead(rule, self.served_tli(rule), false, prepare));
         }
-        if leaving && (!rule.members.contains(&member.id) || self.group.settings.number_sync_standbys > 0)
+        if leaving
+            && (!rule.members.contains(&member.id) || self.group.settings.number_sync_standbys > 0)
         {
             return Some(Assignment {
                 epoch: rule.epoch,
@@ -116,7 +117,7 @@ impl Context<'_> {
         let serves = report.filter(|r| still_leads(r, rule));
         let history = serves.and_then(|r| r.history.clone());
         let open = self.group.is_covered() && serves.is_some_and(|r| r.rewind_source);
-        Some(self.follow(rule, history, open))
+        Some(follow(rule, history, open))
     }
 
     /// The timeline that the primary of `rule` is on: others may know higher ones.
@@ -150,14 +151,6 @@ impl Context<'_> {
             epoch: rule.epoch,
             goal: Goal::Lead { rule: rule.clone(), tli, renewal, prepare },
             state: primary_state(self.group, rule),
-        }
-    }
-
-    fn follow(&self, rule: &SyncRule, history: Option<TimelineHistory>, open: bool) -> Assignment {
-        Assignment {
-            epoch: rule.epoch,
-            goal: Goal::Follow { primary: rule.primary, history, open },
-            state: NodeState::Secondary,
         }
     }
 
@@ -207,6 +200,14 @@ impl Context<'_> {
     /// can decide without them.
     fn position_needed(&self) -> bool {
         matches!(self.election, Some(Election::Wait(WaitFor::Pledges(_) | WaitFor::Candidate)))
+    }
+}
+
+fn follow(rule: &SyncRule, history: Option<TimelineHistory>, open: bool) -> Assignment {
+    Assignment {
+        epoch: rule.epoch,
+        goal: Goal::Follow { primary: rule.primary, history, open },
+        state: NodeState::Secondary,
     }
 }
 

@@ -6,7 +6,7 @@ use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, RuleId};
 use crate::rule::{Pledge, SyncRule};
 use crate::state::NodeState;
-use crate::wal::{Lsn, Position, Tli, TimelineHistory};
+use crate::wal::{Lsn, Position, TimelineHistory, Tli};
 
 /// A keeper introduces itself, once per stream.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -89,6 +89,7 @@ pub struct Problem {
 
 /// One heartbeat: everything that the keeper knows first-hand. Always whole, never a delta.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, told as they are")]
 pub struct Report {
     pub state: NodeState,
     /// Fsynced: no order of a lower epoch is obeyed any more.

@@ -68,8 +68,7 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
     }
     if k > 0 {
         // Never below k by loss: who was counted last stays, and commits block.
-        let mut rest: Vec<NodeId> =
-            rule.members.iter().copied().filter(still_counts).collect();
+        let mut rest: Vec<NodeId> = rule.members.iter().copied().filter(still_counts).collect();
         rest.sort_by_key(|id| away_ms(*id));
         for id in rest {
             if members.len() < k as usize {

@@ -143,11 +143,11 @@ impl TimelineHistory {
             None => None,
         };
         let mine = self.ancestors.iter().map(|a| a.tli).chain([self.tli]);
-        mine.filter_map(|tli| {
+        let shared = |tli| {
             let lsn = left(self, tli)?.min(left(other, tli)?);
             Some(Position { tli, lsn })
-        })
-        .last()
+        };
+        mine.rev().find_map(shared)
     }
 }
 

@@ -6,7 +6,7 @@ use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::Sender;
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::rule::SyncRule;
-use vigil_core::wal::{Lsn, Position, Tli, TimelineHistory};
+use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 
 /// Bytes of a record in the model.
 const RECORD: u64 = 100;

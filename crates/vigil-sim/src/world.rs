@@ -159,7 +159,7 @@ impl World {
     /// Runs a whole seed: form, faults, heal; checks safety always and liveness at the end.
     pub fn run(&mut self, faults: u64) {
         self.monitor = Some(GroupDriver::new(self.store.clone(), self.now()));
-        self.go_until(60_000, |w| w.is_healthy());
+        self.go_until(60_000, World::is_healthy);
         if !self.is_healthy() {
             self.fail("the group did not form".into());
         }
@@ -212,7 +212,11 @@ impl World {
             && self.store.is_covered()
             && self.store.episode.is_none()
             && (counted || self.hosts.len() == 1)
-            && self.hosts.iter().enumerate().all(|(i, h)| i == p || self.streams_from(i, p) && h.driver.is_some())
+            && self
+                .hosts
+                .iter()
+                .enumerate()
+                .all(|(i, h)| i == p || self.streams_from(i, p) && h.driver.is_some())
     }
 
     /// The monitor's view, for traces.
@@ -289,7 +293,9 @@ impl World {
             }
             9 => {
                 let muted = !self.hosts[victim].muted;
-                self.note(|| format!("FAULT {name} {} the monitor", if muted { "loses" } else { "hears" }));
+                self.note(|| {
+                    format!("FAULT {name} {} the monitor", if muted { "loses" } else { "hears" })
+                });
                 self.hosts[victim].muted = muted;
             }
             10 => {
@@ -534,7 +540,15 @@ impl World {
                     self.feed(i, NodeInput::Welcomed { node_id });
                 }
                 ToKeeper::Order(order) => {
-                    self.note(|| format!("host {} gets {:?} e{} s{}", i + 1, order.goal, order.epoch, order.seq));
+                    self.note(|| {
+                        format!(
+                            "host {} gets {:?} e{} s{}",
+                            i + 1,
+                            order.goal,
+                            order.epoch,
+                            order.seq
+                        )
+                    });
                     self.feed(i, NodeInput::Order(*order));
                 }
                 ToKeeper::Heard => self.feed(i, NodeInput::Heard),
@@ -577,7 +591,9 @@ impl World {
             self.store = *record;
         }
         for event in &out.events {
-            self.note(|| format!("event {} {} {:?}", event.kind, event.description, event.evidence));
+            self.note(|| {
+                format!("event {} {} {:?}", event.kind, event.description, event.evidence)
+            });
         }
         for (stream, answer) in out.welcomes {
             let Some(i) = self.streams.get(&stream).copied() else { continue };
@@ -631,7 +647,10 @@ impl World {
     fn duration(&mut self, step: &Step) -> u64 {
         match step {
             Step::Clone { .. } | Step::Rewind { .. } => self.rng.range(200, 3000),
-            Step::Initdb | Step::StartStandby | Step::StartFollowing { .. } | Step::StartPrimary { .. } => self.rng.range(50, 400),
+            Step::Initdb
+            | Step::StartStandby
+            | Step::StartFollowing { .. }
+            | Step::StartPrimary { .. } => self.rng.range(50, 400),
             Step::Promote { .. } => self.rng.range(20, 300),
             Step::Checkpoint | Step::PrepareHandover => self.rng.range(20, 500),
             Step::Stop { .. } | Step::Kill => self.rng.range(10, 100),

@@ -43,9 +43,8 @@ pub(crate) fn register(
             "point --pgdata at an empty directory, or join another --formation or --group",
         ));
     }
-    let known = hello.node_id.filter(|id| {
-        group.members.get(id).is_some_and(|m| m.name == hello.name)
-    });
+    let known =
+        hello.node_id.filter(|id| group.members.get(id).is_some_and(|m| m.name == hello.name));
     if let Some(id) = known {
         if let Some(member) = group.members.get_mut(&id) {
             member.host.clone_from(&hello.host);
@@ -244,11 +243,7 @@ fn failover(
             if let Plan::Electing { accept_loss, .. } = &mut group.plan {
                 *accept_loss = allow_data_loss;
             }
-            Ok(Taken {
-                message: "election begun".to_owned(),
-                watch: operation,
-                ..Taken::default()
-            })
+            Ok(Taken { message: "election begun".to_owned(), watch: operation, ..Taken::default() })
         }
         (true, _) => Err(refused("there is no node to fail over to", "add a standby")),
         (false, _) => must_be_serving(group).map(|_| Taken::default()),
@@ -311,7 +306,10 @@ fn fit_for_handover(group: &Group, facts: &Facts, id: NodeId, now: Now) -> Resul
     let end = |id| facts.report(id).and_then(|r| r.position).map_or(0, |p| p.lsn.0);
     let lag = end(rule.primary).saturating_sub(end(id));
     if lag > HANDOVER_LAG {
-        return Err(refused(format!("{name} is {lag} bytes behind"), "wait until it has caught up"));
+        return Err(refused(
+            format!("{name} is {lag} bytes behind"),
+            "wait until it has caught up",
+        ));
     }
     Ok(())
 }
@@ -361,8 +359,10 @@ fn set_settings(
         let counted = group.members.values().filter(|m| counts(m)).count();
         if k as usize > counted.saturating_sub(1) && k > 0 {
             return Err(refused(
-                format!("number-sync-standbys {k} needs {k} counted standbys, there are {}",
-                    counted.saturating_sub(1)),
+                format!(
+                    "number-sync-standbys {k} needs {k} counted standbys, there are {}",
+                    counted.saturating_sub(1)
+                ),
                 "add standbys with replication-quorum true first",
             ));
         }
@@ -426,10 +426,7 @@ fn drop_node(
 ) -> Result<Taken, Refusal> {
     let id = named(group, node)?.id;
     if group.rule().is_some_and(|r| r.primary == id) {
-        return Err(refused(
-            format!("{node} is the primary"),
-            "pgctl perform-switchover first",
-        ));
+        return Err(refused(format!("{node} is the primary"), "pgctl perform-switchover first"));
     }
     let attended = facts.is_reachable(id, &group.settings, now)
         && facts.node(id).is_some_and(|n| n.stream.is_some());

@@ -22,11 +22,25 @@ pub use crate::command::Progress;
 pub enum GroupInput {
     /// A keeper introduces itself over stream `stream`. `fresh_id` is a node id never used
     /// before (from the store's sequence), used only if the node is new.
-    Hello { stream: u64, hello: Hello, fresh_id: NodeId },
+    Hello {
+        stream: u64,
+        hello: Hello,
+        fresh_id: NodeId,
+    },
     /// Stream `stream` of `node` has ended.
-    Closed { stream: u64, node: NodeId },
-    Report { stream: u64, node: NodeId, report: Box<Report> },
-    Command { id: u64, command: Command },
+    Closed {
+        stream: u64,
+        node: NodeId,
+    },
+    Report {
+        stream: u64,
+        node: NodeId,
+        report: Box<Report>,
+    },
+    Command {
+        id: u64,
+        command: Command,
+    },
     Tick,
 }
 
@@ -286,9 +300,10 @@ impl GroupDriver {
     /// A dropped node goes from the record once its keeper has stopped (or at once if it was
     /// dropped by force, see `command`).
     fn forget_dropped(&mut self, id: NodeId, events: &mut Vec<Event>) {
-        let stopped = self.facts.report(id).is_some_and(|r| {
-            matches!(r.server, Server::Stopped | Server::NoData)
-        });
+        let stopped = self
+            .facts
+            .report(id)
+            .is_some_and(|r| matches!(r.server, Server::Stopped | Server::NoData));
         let dropped = self.group.members.get(&id).is_some_and(|m| m.dropped);
         if dropped && stopped {
             let text = format!("{} has left the group", self.group.name_of(id));

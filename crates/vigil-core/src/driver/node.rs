@@ -29,13 +29,18 @@ const LEAVE_MS: u64 = 20_000;
 #[derive(Clone, PartialEq, Debug)]
 pub enum NodeInput {
     /// The monitor welcomed this node on a new stream.
-    Welcomed { node_id: NodeId },
+    Welcomed {
+        node_id: NodeId,
+    },
     StreamLost,
     /// The monitor answered a report: it lives.
     Heard,
     Order(Order),
     Observed(Observed),
-    StepEnded { id: u64, result: Result<StepDone, String> },
+    StepEnded {
+        id: u64,
+        result: Result<StepDone, String>,
+    },
     /// Asked to stop politely.
     Leave,
     Tick,
@@ -45,8 +50,13 @@ pub enum NodeInput {
 #[derive(Clone, PartialEq, Debug)]
 pub enum NodeOutput {
     Save(Box<NodeRecord>),
-    Run { id: u64, step: Step },
-    Cancel { id: u64 },
+    Run {
+        id: u64,
+        step: Step,
+    },
+    Cancel {
+        id: u64,
+    },
     Send(Box<Report>),
     /// Look at the local Postgres now.
     Look,
@@ -376,8 +386,7 @@ impl NodeDriver {
         let id = self.next_id;
         self.next_id += 1;
         if let (Step::FastForward { .. }, Some(seen)) = (&step, &self.seen) {
-            self.fetching =
-                pledge(&self.record, seen).map(|p| Pledge { fetching: true, ..p });
+            self.fetching = pledge(&self.record, seen).map(|p| Pledge { fetching: true, ..p });
         }
         if matches!(step, Step::Rewind { .. } | Step::Clone { .. }) {
             self.replacing_epoch = self.order.as_ref().map(|o| o.epoch);
@@ -442,8 +451,8 @@ impl NodeDriver {
         }
         let Some(seen) = &self.seen else { return };
         let report = self.report(seen);
-        let due = now.mono_ms.saturating_sub(self.sent_ms)
-            >= self.record.settings.heartbeat_interval_ms;
+        let due =
+            now.mono_ms.saturating_sub(self.sent_ms) >= self.record.settings.heartbeat_interval_ms;
         let news = self.last_sent.as_ref().is_none_or(|last| material(last) != material(&report));
         if due || news {
             self.sent_ms = now.mono_ms;
@@ -541,7 +550,6 @@ impl NodeDriver {
             }
             Goal::Follow { .. } => match self.record.replacing {
                 Some(Replacing::Clone) => NodeState::WaitStandby,
-                Some(Replacing::Rewind) => NodeState::Demoted,
                 None if seen.data == Data::None => NodeState::WaitStandby,
                 None if writable => NodeState::Draining,
                 None if streaming => NodeState::Secondary,
@@ -549,7 +557,7 @@ impl NodeDriver {
                     NodeState::Catchingup
                 }
                 None if up.is_some() => NodeState::JoinSecondary,
-                None => NodeState::Demoted,
+                Some(Replacing::Rewind) | None => NodeState::Demoted,
             },
             Goal::Pledge { .. } if writable => NodeState::Draining,
             Goal::Pledge { .. } if down => NodeState::Demoted,

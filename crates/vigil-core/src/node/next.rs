@@ -7,7 +7,7 @@ use crate::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
 use crate::node::step::Step;
 use crate::rule::{Pledge, SyncRule};
-use crate::wal::{Lsn, Position, Tli, TimelineHistory};
+use crate::wal::{Lsn, Position, TimelineHistory, Tli};
 
 /// How long a fast stop may take before everything is killed, in milliseconds. A frozen standby
 /// holds a fast stop up for wal_sender_timeout (2 s); a frozen backend for ever.

@@ -2,7 +2,7 @@
 
 use crate::ids::{Epoch, NodeId};
 use crate::message::Sender;
-use crate::wal::{Lsn, Position, Tli, TimelineHistory};
+use crate::wal::{Lsn, Position, TimelineHistory, Tli};
 
 /// One look. `Option` where something could not be seen.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,7 +17,9 @@ pub enum Data {
     /// Missing or empty: can be cloned into or founded.
     None,
     /// Something is there that is no usable cluster of ours; never touched.
-    Foreign { reason: String },
+    Foreign {
+        reason: String,
+    },
     Cluster(Cluster),
 }
 
@@ -50,6 +52,7 @@ pub enum ServerView {
 
 /// A server that answers.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, seen one by one")]
 pub struct UpView {
     pub in_recovery: bool,
     /// The timeline of the end of WAL on disk.

@@ -94,9 +94,16 @@ pub enum StepDone {
     Plain,
     /// The rule is in force for every commit above `from`, an end of WAL read after it was
     /// verified.
-    InForce { rule: RuleId, from: Lsn },
+    InForce {
+        rule: RuleId,
+        from: Lsn,
+    },
     /// WAL that a rewind or clone discarded was copied to `path` first.
-    WalKept { path: String },
+    WalKept {
+        path: String,
+    },
     /// initdb, or a clone, made a data directory with this system identifier.
-    Created { system_id: u64 },
+    Created {
+        system_id: u64,
+    },
 }
