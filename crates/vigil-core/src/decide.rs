@@ -12,6 +12,7 @@ use crate::group::{Group, HandoverPlan, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::Server;
 use crate::rule::SyncRule;
+use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
 use crate::wal::{Position, Tli};
 
@@ -309,9 +310,9 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
         return;
     }
     let began = report.is_some_and(|r| r.own_rule.as_ref().is_some_and(|o| o.epoch == rule.epoch));
-    let Plan::Promoting { tli, renewal, .. } = group.plan else { return };
-    let over =
-        renewal || began && report.and_then(|r| r.history.as_ref()).is_some_and(|h| h.tli >= tli);
+    let Plan::Promoting { renewal, .. } = group.plan else { return };
+    // A standby under the winner's rule may still be on its way; its keeper knows.
+    let over = renewal || began && report.is_some_and(|r| r.state == NodeState::Demoted);
     let failed = match judge(group, facts, &rule, now) {
         // On its way: a standby until it is promoted; possibly not even started yet.
         Verdict::Lost { cause: Cause::NotPrimary, .. } if !over => None,

@@ -81,8 +81,8 @@ fn row(
 ) -> NodeView {
     let heard = facts.node(member.id);
     let report = heard.and_then(|n| n.report.as_ref());
-    let reported = heard.and_then(|n| n.state).unwrap_or(NodeState::Init);
     let rule = group.rule();
+    let reported = shown_state(group, facts, member.id, now);
     let sync = rule.map_or("-", |r| sync_word(group, facts, r, member.id, now));
     let end = rule.and_then(|r| facts.report(r.primary)?.position);
     let lag = match (end, report.and_then(|r| r.position)) {
@@ -109,6 +109,20 @@ fn row(
         sync: sync.to_owned(),
         since: clock(heard.map_or(now.wall_ms, |n| n.state_since_wall_ms)),
     }
+}
+
+/// The state last reported. The last word of a primary that was lost and replaced would name two
+/// primaries: it is shown as what is known of it, that it has yet to be demoted.
+fn shown_state(group: &Group, facts: &Facts, id: NodeId, now: Now) -> NodeState {
+    let reported = facts.node(id).and_then(|n| n.state).unwrap_or(NodeState::Init);
+    let leads = [NodeState::Primary, NodeState::WaitPrimary, NodeState::Single];
+    let replaced = group.rule().is_some_and(|r| r.primary != id);
+    let silent = !facts.is_reachable(id, &group.settings, now)
+        || facts.node(id).is_some_and(|n| n.stream.is_none());
+    if leads.contains(&reported) && replaced && silent {
+        return NodeState::DemoteTimeout;
+    }
+    reported
 }
 
 fn sync_word(

@@ -78,6 +78,7 @@ fn describe() {
         ("pgvigil_keeper_sync_expected", "Acknowledgements that a commit needs by the own rule."),
         ("pgvigil_keeper_sync_observed", "Standbys that stream from this node."),
         ("pgvigil_keeper_look_age_seconds", "Seconds since Postgres was last looked at."),
+        ("pgvigil_keeper_logins_ok", "1 if new connections to Postgres work."),
         ("pgvigil_keeper_slot_retained_bytes", "WAL that a replication slot holds back."),
     ];
     for (name, help) in gauges {

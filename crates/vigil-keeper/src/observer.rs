@@ -31,7 +31,8 @@ pub struct Look {
     pub seen: Observed,
 }
 
-/// Looks for ever: when asked, and by itself when the server's first process has exited.
+/// Looks for ever: when asked, and by itself when the server's first process has exited or a
+/// standby's receiver is gone, which is what a lost primary looks like from here.
 pub async fn observe(
     local: Arc<Local>,
     record: watch::Receiver<Arc<NodeRecord>>,
@@ -42,9 +43,11 @@ pub async fn observe(
     let mut observer = Observer { local, record, hung, session: None, memory: Memory::default() };
     loop {
         let known = observer.memory.server.clone();
+        let receiver = observer.memory.receiver;
         tokio::select! {
             changed = wanted.changed() => if changed.is_err() { return },
             () = exited(known.as_ref()) => tracing::info!("Postgres has exited"),
+            () = gone(receiver) => tracing::debug!("the receiver is gone"),
             Ok(()) = observer.hung.changed() => {}
         }
         let began = *wanted.borrow_and_update();
@@ -64,6 +67,17 @@ async fn exited(postmaster: Option<&Postmaster>) {
     }
 }
 
+/// Never ends when there is no receiver to watch.
+async fn gone(receiver: Option<Pid>) {
+    const LONG: Duration = Duration::from_secs(24 * 3600);
+    if let Some(pid) = receiver
+        && process::wait_gone(pid, LONG).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
 struct Observer {
     local: Arc<Local>,
     record: watch::Receiver<Arc<NodeRecord>>,
@@ -78,6 +92,7 @@ struct Memory {
     server: Option<Postmaster>,
     started_at_us: i64,
     streamed: bool,
+    receiver: Option<Pid>,
     received: Lsn,
     grown_at: Option<Instant>,
     /// What was last logged of a failing login.
@@ -127,6 +142,7 @@ impl Observer {
                 let orphans = process::processes_of(&self.local.pgdata);
                 Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
             }
+            Some(Ok(None)) if self.memory.started_at_us != 0 => None,
             Some(Ok(None)) => Some(ServerView::Starting),
             Some(Ok(Some(status))) => self.up(&postmaster, &status).map(ServerView::Up),
             Some(Err(error)) => self.refused(&error),
@@ -161,7 +177,10 @@ impl Observer {
         match (error, error.sqlstate().as_deref()) {
             // Silence: whether it hangs is judged by the probe.
             (SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. }, _) => None,
-            // It starts or stops, or has no socket yet.
+            // It has answered before, so it does not start: a full backlog, or on its way down.
+            // Its exit will be seen; that it starts must not be said of a primary that works.
+            (_, Some("57P01" | "57P03") | None) if self.memory.started_at_us != 0 => None,
+            // It starts, or has no socket yet.
             (_, Some("57P01" | "57P03") | None) => {
                 tracing::debug!(%error, "no status");
                 Some(ServerView::Starting)
@@ -183,7 +202,9 @@ impl Observer {
         let control = vigil_postgres::control::read(&local.pgdata)
             .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
             .ok()?;
-        let receiver_alive = status.in_recovery && receiver_alive(postmaster.pid);
+        self.memory.receiver =
+            process::receiver_pid(postmaster.pid).filter(|_| status.in_recovery);
+        let receiver_alive = self.memory.receiver.is_some();
         let receiver = status.receiver.as_ref().filter(|_| receiver_alive);
         let streaming = receiver.is_some_and(|r| r.status == "streaming");
         self.remember(status, streaming);
@@ -223,6 +244,7 @@ impl Observer {
         if memory.started_at_us != status.started_at_us {
             *memory = Memory {
                 server: memory.server.take(),
+                receiver: memory.receiver,
                 started_at_us: status.started_at_us,
                 ..Memory::default()
             };
@@ -255,10 +277,6 @@ impl Observer {
             }
         }
     }
-}
-
-fn receiver_alive(postmaster: Pid) -> bool {
-    process::receiver_pid(postmaster).is_some()
 }
 
 fn history(local: &Local, tli: Tli) -> TimelineHistory {

@@ -248,6 +248,14 @@ impl NodeDriver {
             ServerView::Hung => {}
             _ => self.forget_leading(),
         }
+        let over = match &seen.server {
+            ServerView::Up(up) => !up.in_recovery,
+            ServerView::Down => true,
+            _ => false,
+        };
+        if over && std::mem::take(&mut self.record.promoting) {
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
@@ -523,6 +531,18 @@ impl NodeDriver {
         }
     }
 
+    /// Whether this node led in the ordered epoch, has stopped, and cannot lead in it again.
+    fn is_spent(&self, seen: &Observed) -> bool {
+        self.fresh
+            && self.running.is_none()
+            && self.record.led_in == self.order.as_ref().map(|o| o.epoch)
+            && matches!(
+                next_step(&self.record, self.order.as_ref(), seen, &self.memory),
+                Next::Wait(_)
+            )
+            && !matches!(seen.server, ServerView::Starting | ServerView::Hung)
+    }
+
     fn public_state(&self, seen: &Observed) -> NodeState {
         let Some(order) = &self.order else { return NodeState::Init };
         let up = match &seen.server {
@@ -538,6 +558,8 @@ impl NodeDriver {
                 let in_epoch = self.in_force.is_some_and(|(id, _)| id.epoch == rule.epoch);
                 if writable && in_epoch {
                     order.goal_state
+                } else if self.is_spent(seen) {
+                    NodeState::Demoted
                 } else if writable || self.record.led_in == Some(rule.epoch) && !down {
                     NodeState::StopReplication
                 } else if matches!(order.goal, Goal::Found { .. }) {

@@ -162,21 +162,23 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
         ServerView::Up(up) => {
             // Once per epoch. A promotion that did not get as far as a new timeline is the same
             // one and is triggered again; after that, only a new election helps.
-            if leads && (up.tli >= wish.tli || up.history.tli >= wish.tli) {
+            let switched = up.tli >= wish.tli || up.history.tli >= wish.tli;
+            if leads && switched && !record.promoting {
                 return Next::Wait("a new election: this node led in this epoch and stopped");
             }
             if wish.renewal {
                 return Next::Wait("a new election: this node was to go on and has stopped");
             }
-            if let Some(first) = detach(record, None, true, seen) {
+            let step = Step::Promote { rule: rule.clone(), tli: wish.tli };
+            let begun = leads && record.promoting;
+            if begun && record.own_rule.as_ref() == Some(rule) {
+                return Next::Do(step);
+            }
+            if !begun && let Some(first) = detach(record, None, true, seen) {
                 return first;
             }
-            let step = Step::Promote { rule: rule.clone(), tli: wish.tli };
-            if leads && record.own_rule.as_ref() == Some(rule) {
-                Next::Do(step)
-            } else {
-                Next::Write(Box::new(led(record, rule)), step)
-            }
+            let promoting = NodeRecord { promoting: true, ..led(record, rule) };
+            Next::Write(Box::new(promoting), step)
         }
         ServerView::Down if !leads => Next::Do(Step::StartStandby),
         ServerView::Down => Next::Wait("a new election: this node led in this epoch and stopped"),
@@ -247,6 +249,8 @@ fn detach(
         ServerView::Up(up) if !up.in_recovery => {
             Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
         }
+        // Its promotion cannot be called back.
+        ServerView::Up(_) if record.promoting => Some(Next::Do(Step::Kill)),
         ServerView::Up(up) if !up.detached || up.receiver_alive => {
             Some(Next::Do(Step::DropReceiver { await_wal }))
         }
@@ -267,6 +271,7 @@ fn fast_forward(record: &NodeRecord, source: NodeId, until: Position, seen: &Obs
         && up.in_recovery
         && up.detached
         && !up.receiver_alive
+        && !record.promoting
     {
         let reached = end_of_wal(up).is_some_and(|end| end >= until);
         return if reached { Next::Rest } else { Next::Do(Step::FastForward { source, until }) };
@@ -315,6 +320,9 @@ fn follow(
     };
     if !up.in_recovery {
         return Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS });
+    }
+    if record.promoting {
+        return Next::Do(Step::Kill);
     }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
         if open && up.replay_idle && memory.stalled_ms >= STALLED_MS {
@@ -386,7 +394,7 @@ pub fn pledge(record: &NodeRecord, seen: &Observed) -> Option<Pledge> {
         (_, ServerView::Down) if unusable(record, seen) => tell(None, false),
         (Data::Cluster(cluster), ServerView::Down) => tell(stopped_position(cluster), true),
         (Data::Cluster(_), ServerView::Up(up)) if up.in_recovery => {
-            if !up.detached || up.receiver_alive {
+            if !up.detached || up.receiver_alive || record.promoting {
                 return None;
             }
             tell(end_of_wal(up), true)

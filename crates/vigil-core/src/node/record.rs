@@ -24,6 +24,10 @@ pub struct NodeRecord {
     pub own_rule: Option<SyncRule>,
     /// The epoch in which this node was founder, promoted or renewed: never twice in one.
     pub led_in: Option<Epoch>,
+    /// A promotion was triggered and has not been seen to end. The server may become read-write at
+    /// any moment, whatever anybody orders: it pledges nothing until it has stopped.
+    #[serde(default)]
+    pub promoting: bool,
     /// S as the monitor told it (DESIGN §4.19).
     pub rules_held: Vec<SyncRule>,
     /// The data directory is being replaced; until that is done it must never be started.
@@ -61,6 +65,7 @@ impl NodeRecord {
             order_seq: 0,
             own_rule: None,
             led_in: None,
+            promoting: false,
             rules_held: Vec::new(),
             replacing: None,
             copied_from: None,

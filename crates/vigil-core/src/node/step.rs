@@ -52,6 +52,7 @@ impl Step {
         matches!(
             self,
             Step::Clone { .. }
+                | Step::Promote { .. }
                 | Step::FastForward { .. }
                 | Step::PrepareHandover
                 | Step::PutRule { .. }

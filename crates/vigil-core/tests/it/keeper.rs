@@ -253,6 +253,29 @@ fn a_new_primary_gets_a_chance_before_a_whole_copy_is_taken() {
     assert!(matches!(steps.as_slice(), [Step::Clone { .. }]), "now it is: {steps:?}");
 }
 
+// ---- a promotion cannot be called back
+
+/// The winner of epoch 8 is being promoted when epoch 9 begins. It may become read-write at any
+/// moment, and at W = 0 acknowledge alone: a pledge told before it has stopped would be a lie that
+/// costs commits (seen: the election of 9 relied on it).
+#[test]
+fn who_is_being_promoted_pledges_nothing_until_it_has_stopped() {
+    let mut keeper = Keeper::welcomed(record(2));
+    let lead =
+        Goal::Lead { rule: rule(8, 4, 2, &[], 0), tli: Tli(2), renewal: false, prepare: false };
+    let detached = || ServerView::Up(UpView { streamed: true, ..up((1, 900)) });
+    keeper.sees(detached());
+    assert!(matches!(keeper.ordered(order(8, 30, lead)).as_slice(), [Step::Promote { .. }]));
+    let goal = Goal::Pledge { await_wal: None, restart: false };
+    assert_eq!(keeper.ordered(order(9, 40, goal)), []);
+    assert_eq!(keeper.then_sees(detached()), [Step::Kill]);
+    let said = keeper.sent.last().unwrap();
+    assert_eq!((said.promise, said.pledge), (Epoch(9), None));
+    assert_eq!(keeper.then_sees(ServerView::Down), []);
+    let pledge = keeper.sent.last().unwrap().pledge.unwrap();
+    assert_eq!(pledge.epoch, Epoch(9));
+}
+
 // ---- a primary on its own
 
 /// DESIGN §4.16 in the loop: no monitor is no reason to stop; no monitor and no members are.

@@ -9,6 +9,7 @@ use vigil_core::goals::goals;
 use vigil_core::group::{Group, Plan, Settings};
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Hello, Report, Server, Welcome};
+use vigil_core::state::NodeState;
 use vigil_core::wal::{TimelineHistory, Tli};
 
 use crate::support::{
@@ -376,7 +377,11 @@ fn a_winner_that_led_and_is_a_standby_again_is_replaced() {
     report.position = Some(at(2, 5100));
     report.history = Some(TimelineHistory { tli: Tli(2), ancestors: vec![at(1, 5000)] });
     report.highest_tli = Tli(2);
-    assert!(!still_promoting(&mut scene));
+    report.state = NodeState::StopReplication;
+    // Half-way through a promotion the new timeline is on disk and recovery has not ended.
+    assert!(still_promoting(&mut scene), "its keeper says that it is on its way");
+    scene.report_mut(2).state = NodeState::Demoted;
+    assert!(!still_promoting(&mut scene), "its keeper says that it is spent");
 }
 
 /// A renewal is for a primary that goes on. One that has stopped since is promoted by nobody: not

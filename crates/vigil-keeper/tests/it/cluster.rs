@@ -292,7 +292,7 @@ impl Cluster {
         .await
     }
 
-    /// Until there is one primary and all other running nodes stream from it.
+    /// Until there is one primary, and all other nodes stream from it and are counted.
     pub(crate) async fn wait_settled(&self) {
         let standbys = self.nodes.iter().filter(|n| n.is_running()).count() - 1;
         self.wait("all to be settled", 60, |view| {
@@ -302,6 +302,11 @@ impl Cluster {
             count("primary") == 1 && count("secondary") == standbys && view.plan == "serving"
         })
         .await;
+        let start = Instant::now();
+        while !self.memory.has_settled().await {
+            assert!(start.elapsed() < Duration::from_secs(30), "not all standbys are counted");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 }
 

@@ -89,6 +89,14 @@ impl Memory {
         inner.driver.view(self.now(), &|ms: i64| ms.to_string())
     }
 
+    /// Whether every member is counted, and no older sync rule is in flight any more.
+    pub(crate) async fn has_settled(&self) -> bool {
+        let inner = self.inner.lock().await;
+        let group = inner.driver.group();
+        let counted = group.rule().map_or(0, |rule| rule.members.len());
+        group.is_covered() && counted + 1 == group.members.len()
+    }
+
     /// All streams are lost.
     pub(crate) fn close_all(&self) {
         self.stopped.notify_waiters();
