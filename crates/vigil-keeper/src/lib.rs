@@ -62,6 +62,17 @@ use crate::status::Status;
 /// # Errors
 /// Why it cannot start or go on. Postgres is left as it is.
 pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failure> {
+    let dir = config.state_dir();
+    let is_new = !dir.exists();
+    let result = keep(config, shutdown).await;
+    // A node that was never welcomed leaves nothing behind.
+    if is_new && result.is_err() && StateDir::peek(&dir).is_none() {
+        _ = std::fs::remove_dir_all(&dir);
+    }
+    result
+}
+
+async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failure> {
     let (place, record, http) = prepare(&config)?;
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "cannot become the reaper of Postgres' orphans");
