@@ -250,7 +250,11 @@ fn record_winner(
         group.rules.clear();
     }
     let stopped_ms = group.episode.as_ref().and_then(|e| e.from).and_then(|from| {
-        facts.node(from).filter(|n| n.pledge.is_some_and(|p| p.epoch == epoch))?.pledged_wall_ms
+        facts
+            .node(from)
+            .filter(|n| n.pledge.is_some_and(|p| p.epoch == epoch))?
+            .pledged
+            .map(|at| at.wall_ms)
     });
     if let Some(episode) = &mut group.episode {
         if let (Some(at), Some(_)) = (stopped_ms, episode.operation) {

@@ -12,6 +12,8 @@ use crate::wal::{Position, TimelineHistory};
 /// Nodes that live but have not pledged yet are waited for so long, in milliseconds: they would be
 /// members of the new rule, and may be the better candidate.
 pub const GRACE_MS: u64 = 300;
+/// The node that a primary hands over to is waited for longer: it still receives the last WAL.
+pub const WANTED_GRACE_MS: u64 = 2_500;
 /// A better candidate may fetch missing WAL for so long, in milliseconds.
 pub const FETCH_MS: u64 = 3_000;
 
@@ -68,7 +70,7 @@ struct Candidate<'a> {
 /// Decides from the pledges told so far.
 pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
     let pledges = facts.pledges(call.epoch);
-    let age_ms = facts.plan_age_ms(now);
+    let age_ms = age_ms(facts, call, now);
     let candidates = candidates(group, facts, &pledges, now);
     let shortfalls = |at: Position| -> Vec<Shortfall> {
         if call.accept_loss {
@@ -78,7 +80,9 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         group.rules.iter().filter_map(check).collect()
     };
     let late = late(group, facts, call, &pledges, now);
-    if !late.is_empty() && age_ms < GRACE_MS {
+    let wanted_is_late = call.wanted.is_some_and(|id| late.contains(&id));
+    let grace_ms = if wanted_is_late { WANTED_GRACE_MS } else { GRACE_MS };
+    if !late.is_empty() && age_ms < grace_ms {
         return Election::Wait(WaitFor::Late(late));
     }
     // Satisfaction grows with the position: if the furthest does not satisfy, nobody does.
@@ -126,6 +130,18 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
 
 fn may_be_elected(member: &Member) -> bool {
     member.candidate_priority > 0 && !member.maintenance && !member.dropped
+}
+
+/// Time for others to pledge, in milliseconds: in a handover they are asked only after the old
+/// primary has.
+fn age_ms(facts: &Facts, call: Call, now: Now) -> u64 {
+    let pledged = call
+        .from
+        .and_then(|id| facts.node(id))
+        .filter(|node| node.pledge.is_some_and(|p| p.epoch == call.epoch))
+        .and_then(|node| node.pledged);
+    let since_pledge = pledged.map_or(u64::MAX, |at| now.mono_ms.saturating_sub(at.mono_ms));
+    facts.plan_age_ms(now).min(since_pledge)
 }
 
 /// Nodes that have pledged, can be reached, are usable, and know where their WAL ends.

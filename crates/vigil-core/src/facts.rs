@@ -26,7 +26,8 @@ pub struct NodeFacts {
     pub report: Option<Report>,
     /// The best pledge told for the highest epoch. A pledge cannot be taken back.
     pub pledge: Option<Pledge>,
-    pub pledged_wall_ms: Option<i64>,
+    /// When that epoch was first pledged.
+    pub pledged: Option<Now>,
     /// When the present primary was last seen to stream to it.
     pub streamed_ms: Option<u64>,
     pub state: Option<NodeState>,
@@ -119,7 +120,7 @@ impl Facts {
         {
             let had = node.pledge.filter(|had| had.epoch == told.epoch);
             if had.is_none() {
-                node.pledged_wall_ms = Some(now.wall_ms);
+                node.pledged = Some(now);
             }
             // A restart may forget the position for a while; the pledge itself stands.
             let known = had.is_some_and(|h| h.position.is_some() && told.position.is_none());

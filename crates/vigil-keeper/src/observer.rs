@@ -69,13 +69,13 @@ async fn exited(postmaster: Option<&Postmaster>) {
 
 /// Never ends when there is no receiver to watch.
 async fn gone(receiver: Option<Pid>) {
-    const LONG: Duration = Duration::from_secs(24 * 3600);
+    const LONG: Duration = Duration::from_hours(24);
     if let Some(pid) = receiver
         && process::wait_gone(pid, LONG).await.is_ok()
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 struct Observer {
@@ -202,8 +202,7 @@ impl Observer {
         let control = vigil_postgres::control::read(&local.pgdata)
             .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
             .ok()?;
-        self.memory.receiver =
-            process::receiver_pid(postmaster.pid).filter(|_| status.in_recovery);
+        self.memory.receiver = process::receiver_pid(postmaster.pid).filter(|_| status.in_recovery);
         let receiver_alive = self.memory.receiver.is_some();
         let receiver = status.receiver.as_ref().filter(|_| receiver_alive);
         let streaming = receiver.is_some_and(|r| r.status == "streaming");

@@ -3,7 +3,7 @@
 //! Outputs are carried out in their order, and [`NodeOutput::Save`] must be durable before
 //! anything after it is begun: what a node says or does never runs ahead of its disk.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
@@ -96,6 +96,8 @@ pub struct NodeDriver {
     heard_ms: u64,
     streaming_ms: u64,
     open_ms: u64,
+    /// When a member was last known to receive from this primary.
+    members_heard_ms: BTreeMap<NodeId, u64>,
     leaving_since_ms: Option<u64>,
     retry: Option<Retry>,
     last_sent: Option<Report>,
@@ -122,6 +124,7 @@ impl NodeDriver {
             heard_ms: now.mono_ms,
             streaming_ms: now.mono_ms,
             open_ms: now.mono_ms,
+            members_heard_ms: BTreeMap::new(),
             leaving_since_ms: None,
             retry: None,
             last_sent: None,
@@ -244,7 +247,10 @@ impl NodeDriver {
         self.memory.closed_ms = now.mono_ms.saturating_sub(self.open_ms);
         self.memory.stalled_ms = now.mono_ms.saturating_sub(self.streaming_ms);
         match &seen.server {
-            ServerView::Up(up) if !up.in_recovery => self.cover(up),
+            ServerView::Up(up) if !up.in_recovery => {
+                self.cover(up);
+                self.hear_members(up, now);
+            }
             ServerView::Hung => {}
             _ => self.forget_leading(),
         }
@@ -416,6 +422,13 @@ impl NodeDriver {
             return Some(true);
         }
         let since = self.leaving_since_ms?;
+        let decided = matches!(
+            self.order.as_ref().map(|o| &o.goal),
+            Some(Goal::Follow { .. } | Goal::Stop | Goal::Wait)
+        );
+        if stopped && (decided || !self.stream_up) {
+            return Some(true);
+        }
         let waited = now.mono_ms.saturating_sub(since);
         let patience = if self.stream_up { LEAVE_MS } else { LEAVE_ALONE_MS };
         if !told(&Goal::Stop) && !told(&Goal::Drop) && waited < patience {
@@ -437,19 +450,31 @@ impl NodeDriver {
         }
         let (Some(seen), Some(rule)) = (&self.seen, &self.record.own_rule) else { return false };
         let heard = match &seen.server {
-            ServerView::Up(up) if !up.in_recovery => self.members_heard(up, deadline_ms),
-            ServerView::Hung if self.record.led_in == Some(rule.epoch) => BTreeSet::new(),
+            ServerView::Up(up) if !up.in_recovery => self.members_heard(now, deadline_ms),
+            ServerView::Hung if self.record.led_in == Some(rule.epoch) => {
+                self.members_heard(now, deadline_ms)
+            }
             _ => return false,
         };
         !fence::may_go_on(rule, &heard)
     }
 
-    fn members_heard(&self, up: &UpView, deadline_ms: u64) -> BTreeSet<NodeId> {
-        up.senders
-            .iter()
-            .filter(|s| s.streaming && s.reply_age_ms <= deadline_ms)
-            .filter_map(|s| self.record.peers.iter().find(|p| p.name == s.name))
-            .map(|p| p.id)
+    /// A receiver that reconnects is away for a moment; its word of just before still counts.
+    fn hear_members(&mut self, up: &UpView, now: Now) {
+        for sender in up.senders.iter().filter(|s| s.streaming) {
+            if let Some(peer) = self.record.peers.iter().find(|p| p.name == sender.name) {
+                let heard = now.mono_ms.saturating_sub(sender.reply_age_ms);
+                let known = self.members_heard_ms.entry(peer.id).or_default();
+                *known = heard.max(*known);
+            }
+        }
+    }
+
+    fn members_heard(&self, now: Now, deadline_ms: u64) -> BTreeSet<NodeId> {
+        let heard = self.members_heard_ms.iter();
+        heard
+            .filter(|(_, at)| now.mono_ms.saturating_sub(**at) <= deadline_ms)
+            .map(|(id, _)| *id)
             .collect()
     }
 
