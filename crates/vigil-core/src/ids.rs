@@ -67,6 +67,30 @@ impl fmt::Display for RuleId {
     }
 }
 
+/// Text that is never shown: neither in logs nor in messages. Serialized as it is, for the store
+/// and the state file.
+#[derive(Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Secret(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("\u{2022}\u{2022}\u{2022}")
+    }
+}
+
 /// The caller's clocks, handed into the core with every input.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct Now {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::group::Settings;
-use crate::ids::{Epoch, NodeId, RuleId};
+use crate::ids::{Epoch, NodeId, RuleId, Secret};
 use crate::rule::{Pledge, SyncRule};
 use crate::state::NodeState;
 use crate::wal::{Lsn, Position, TimelineHistory, Tli};
@@ -176,5 +176,5 @@ pub struct Order {
     pub rules: Vec<SyncRule>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
-    pub replication_password: String,
+    pub replication_password: Secret,
 }

@@ -188,7 +188,8 @@ impl Local {
         };
         if let Role::Follower(primary) = role {
             let upstream = Upstream { password: None, ..self.upstream_of(record, primary)? };
-            let passfile = passfile::write(self.state.path(), &record.replication_password)?;
+            let passfile =
+                passfile::write(self.state.path(), record.replication_password.reveal())?;
             let passfile = passfile.to_string_lossy();
             let passfile = conf::conninfo([("passfile", passfile.as_ref())]);
             conf.primary_conninfo = format!("{} {passfile}", upstream.primary_conninfo());
@@ -209,7 +210,8 @@ impl Local {
             host: host.clone(),
             port: *port,
             user: REPLICATION_ROLE.to_owned(),
-            password: Some(record.replication_password.clone()).filter(|p| !p.is_empty()),
+            password: Some(record.replication_password.reveal().to_owned())
+                .filter(|p| !p.is_empty()),
             application_name: record.name.clone(),
             slot: record.node_id.map(slot_of),
         })

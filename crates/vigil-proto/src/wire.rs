@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::ids::{Epoch, NodeId, Secret};
 use vigil_core::wal::{Lsn, Tli};
 
 /// A message that this version does not understand.
@@ -60,6 +60,15 @@ macro_rules! as_it_is {
     )*};
 }
 as_it_is!(bool, i32, i64, u32, u64, String);
+
+impl Wire<String> for Secret {
+    fn wire(self) -> String {
+        self.reveal().to_owned()
+    }
+    fn read(from: String) -> Result<Self, BadMessage> {
+        Ok(from.into())
+    }
+}
 
 macro_rules! newtype {
     ($($name:ident($inner:ty)),*) => {$(

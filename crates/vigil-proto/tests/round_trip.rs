@@ -131,7 +131,7 @@ fn order(goal: Goal) -> Order {
             port: 5434,
         }],
         settings: settings(),
-        replication_password: "secret".to_owned(),
+        replication_password: "secret".to_owned().into(),
     }
 }
 

@@ -99,7 +99,7 @@ impl World {
             ..Settings::default()
         };
         let key = GroupKey { formation: "default".into(), group: 0 };
-        let store = Group::new(key, settings, "secret".into());
+        let store = Group::new(key, settings, "secret".to_owned());
         let hosts = (0..nodes)
             .map(|i| Host {
                 id: None,

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::group::Settings;
-use crate::ids::{Epoch, NodeId};
+use crate::ids::{Epoch, NodeId, Secret};
 use crate::message::{Order, Peer};
 use crate::rule::SyncRule;
 
@@ -39,7 +39,7 @@ pub struct NodeRecord {
     pub copied_from: Option<(NodeId, Epoch)>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
-    pub replication_password: String,
+    pub replication_password: Secret,
 }
 
 /// A data directory under reconstruction.
@@ -71,7 +71,7 @@ impl NodeRecord {
             copied_from: None,
             peers: Vec::new(),
             settings: Settings::default(),
-            replication_password: String::new(),
+            replication_password: Secret::default(),
         }
     }
 

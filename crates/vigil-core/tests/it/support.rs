@@ -139,7 +139,7 @@ impl Scene {
     /// Node 1 serves, all others stream and are counted, W = 1; everything was just heard.
     pub(crate) fn serving(nodes: i64) -> Scene {
         let settings = Settings { number_sync_standbys: 0, ..Settings::default() };
-        let mut group = Group::new(key(), settings, "secret".into());
+        let mut group = Group::new(key(), settings, "secret".to_owned());
         let others: Vec<i64> = (2..=nodes).collect();
         group.members = (1..=nodes).map(|n| (NodeId(n), member(n))).collect();
         group.system_id = Some(SYSTEM_ID);
@@ -222,7 +222,7 @@ pub(crate) fn order(epoch: u64, seq: u64, goal: Goal) -> Order {
         rules: Vec::new(),
         peers: Vec::new(),
         settings: Settings::default(),
-        replication_password: "secret".into(),
+        replication_password: "secret".to_owned().into(),
     }
 }
 

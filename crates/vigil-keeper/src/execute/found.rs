@@ -49,7 +49,7 @@ impl Executor {
                 postmaster.reload()?;
             }
         }
-        let password = &self.record.replication_password;
+        let password = self.record.replication_password.reveal();
         session.ensure_role(REPLICATION_ROLE, password, 5 * QUERY).await?;
         let own = self.node_id()?;
         for peer in self.record.peers.iter().filter(|p| p.id != own) {

@@ -38,7 +38,7 @@ impl Memory {
     pub(crate) fn new() -> Arc<Self> {
         let clock = Clock::new();
         let key = GroupKey { formation: "default".into(), group: 0 };
-        let group = Group::new(key, Settings::default(), "se'cret".into());
+        let group = Group::new(key, Settings::default(), "se'cret".to_owned());
         let driver = GroupDriver::new(group, clock.now());
         let inner = Inner { driver, outboxes: HashMap::new(), streams: HashMap::new() };
         let inner = Mutex::new(inner);
