@@ -133,8 +133,6 @@ pub struct GroupTask<D> {
     watchers: HashMap<u64, mpsc::UnboundedSender<Progress>>,
     /// Streams that ended while something else was being done.
     ended: VecDeque<(u64, NodeId)>,
-    /// Ends of streams that were rolled back with a decision.
-    unheard: Vec<(u64, NodeId)>,
     trouble: Option<Trouble>,
     /// The outcome of a commit is not known: look before the next one.
     unsure: bool,
@@ -174,7 +172,6 @@ impl<D: Decisions> GroupTask<D> {
             replies: HashMap::new(),
             watchers: HashMap::new(),
             ended: VecDeque::new(),
-            unheard: Vec::new(),
             trouble: None,
             unsure: false,
             published,
@@ -193,6 +190,7 @@ impl<D: Decisions> GroupTask<D> {
                 () = stop.cancelled() => return,
                 () = tokio::time::sleep(wake) => {
                     ticked = true;
+                    self.recover().await;
                     self.handle(GroupInput::Tick).await;
                 }
                 mail = self.mailbox.recv() => match mail {
@@ -261,20 +259,14 @@ impl<D: Decisions> GroupTask<D> {
 
     /// One input: decide, record, act.
     async fn handle(&mut self, input: GroupInput) {
-        let closed = match &input {
-            GroupInput::Closed { stream, node } => Some((*stream, *node)),
-            _ => None,
-        };
         let output = self.driver.handle(input, clock::now());
         if output.record.is_some() || !output.events.is_empty() {
             if let Err(why) = self.record(&output).await {
                 self.driver.rollback();
-                self.unheard.extend(closed);
                 self.give_up(output, &why);
                 return;
             }
             self.driver.committed();
-            self.ended.extend(self.unheard.drain(..));
             self.note(&output);
         }
         self.deliver(output);
@@ -307,11 +299,7 @@ impl<D: Decisions> GroupTask<D> {
         };
         match result {
             Ok(()) => {
-                if let Some(trouble) = self.trouble.take() {
-                    tracing::info!(
-                        group = %self.record.key, was = trouble.why, "decisions are recorded again"
-                    );
-                }
+                self.trouble_is_over();
                 Ok(())
             }
             // Begun anew just now: there is no trouble any more.
@@ -325,13 +313,9 @@ impl<D: Decisions> GroupTask<D> {
         }
     }
 
-    /// Before a commit. When the outcome of an earlier one is not known, the store is asked. When
-    /// it was away for long, the group begins anew: what was heard meanwhile was rolled back with
-    /// the decisions that came of it, and nobody may be judged by old reports.
+    /// Before a commit: when the outcome of an earlier one is not known, the store is asked.
     async fn settle(&mut self) -> Result<(), StoreError> {
-        let patience = Duration::from_millis(self.record.settings.silence_ms() / 2);
-        let was_long = self.trouble.as_ref().is_some_and(|t| t.since.elapsed() > patience);
-        if !self.unsure && !was_long {
+        if !self.unsure {
             return Ok(());
         }
         let stored = self.around.store.load(&self.record.key).await?;
@@ -344,12 +328,38 @@ impl<D: Decisions> GroupTask<D> {
             None => self.record.clone(),
             Some(stored) => stored,
         };
-        if stored.version == self.record.version && !was_long {
+        if stored.version == self.record.version {
             return Ok(());
         }
         self.restart_from(stored);
         // What was to be committed was made before.
         Err(StoreError::Stale)
+    }
+
+    /// After a commit that failed: there may be nothing to commit for a long time, so the store is
+    /// asked by itself.
+    async fn recover(&mut self) {
+        if self.trouble.as_ref().is_none_or(|t| Instant::now() < t.until) {
+            return;
+        }
+        let asked = match self.settle().await {
+            Ok(()) => self.around.store.load(&self.record.key).await.map(|_| ()),
+            // Begun anew just now.
+            Err(StoreError::Stale) if !self.unsure => return,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => self.trouble_is_over(),
+            Err(error) => _ = self.fail(&error),
+        }
+    }
+
+    fn trouble_is_over(&mut self) {
+        if let Some(trouble) = self.trouble.take() {
+            tracing::info!(
+                group = %self.record.key, was = trouble.why, "decisions are recorded again"
+            );
+        }
     }
 
     /// Begins anew, as after a restart of the monitor: keepers come again.
@@ -364,7 +374,6 @@ impl<D: Decisions> GroupTask<D> {
         self.streams.clear();
         self.watchers.clear();
         self.ended.clear();
-        self.unheard.clear();
         self.driver = GroupDriver::new(stored.clone(), clock::now());
         self.record = stored;
     }
