@@ -45,8 +45,13 @@ impl Metrics {
     }
 
     pub fn render(&self, status: &Status) -> String {
-        set_gauges(status);
-        self.handle.render()
+        // Made anew each time, so that the series of who has gone go too.
+        let present = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&present, || {
+            describe_present();
+            set_gauges(status);
+        });
+        present.handle().render() + &self.handle.render()
     }
 }
 
@@ -63,7 +68,7 @@ pub fn slot_retained(slot: &str, bytes: u64) {
     gauge!("pgvigil_keeper_slot_retained_bytes", "slot" => slot.to_owned()).set(bytes as f64);
 }
 
-fn describe() {
+fn describe_present() {
     let gauges = [
         ("pgvigil_keeper_info", "1; the labels tell who this keeper is."),
         ("pgvigil_keeper_epoch", "The highest epoch that this node has promised to."),
@@ -78,12 +83,23 @@ fn describe() {
         ("pgvigil_keeper_sync_expected", "Acknowledgements that a commit needs by the own rule."),
         ("pgvigil_keeper_sync_observed", "Standbys that stream from this node."),
         ("pgvigil_keeper_look_age_seconds", "Seconds since Postgres was last looked at."),
-        ("pgvigil_keeper_logins_ok", "1 if new connections to Postgres work."),
-        ("pgvigil_keeper_slot_retained_bytes", "WAL that a replication slot holds back."),
+        (
+            "pg_stat_replication_replay_lag_bytes",
+            "Bytes between the end of WAL here and what a standby of this node has replayed.",
+        ),
     ];
     for (name, help) in gauges {
         describe_gauge!(name, help);
     }
+}
+
+/// What is kept between scrapes.
+fn describe() {
+    describe_gauge!("pgvigil_keeper_logins_ok", "1 if new connections to Postgres work.");
+    describe_gauge!(
+        "pgvigil_keeper_slot_retained_bytes",
+        "WAL that a replication slot holds back."
+    );
     describe_counter!("pgvigil_keeper_steps_total", "Steps carried out, by result.");
     describe_histogram!("pgvigil_keeper_step_seconds", "How long steps took.");
 }
@@ -110,6 +126,12 @@ fn set_gauges(status: &Status) {
         let primary = !up.in_recovery;
         gauge!("pgvigil_keeper_sync_expected").set(if primary { f64::from(expected) } else { 0.0 });
         gauge!("pgvigil_keeper_sync_observed").set(observed as f64);
+        let end = up.received.unwrap_or_default();
+        for sender in &up.senders {
+            let lag = end.bytes_since(sender.replay) as f64;
+            let name = sender.name.clone();
+            gauge!("pg_stat_replication_replay_lag_bytes", "application_name" => name).set(lag);
+        }
         gauge!("pgvigil_keeper_streaming").set(flag(up.streaming));
         gauge!("pgvigil_keeper_timeline").set(f64::from(up.tli.0));
         gauge!("pgvigil_keeper_lsn_bytes")
