@@ -18,7 +18,9 @@ use vigil_proto::{KeeperMessage, MonitorMessage, pb};
 use crate::failure::Failure;
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
-const RETRY_MAX: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+/// One SYN: after a cut the next attempt gets through sooner than the kernel's own second one.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// A monitor that is there welcomes within a commit of its store.
 const WELCOME_WITHIN: Duration = Duration::from_secs(5);
 
@@ -112,8 +114,8 @@ impl Link {
 
     /// One stream from hello to its end.
     async fn stream(&mut self, complained: &mut bool, was_up: &mut bool) -> Result<(), Status> {
-        let channel =
-            self.endpoint.connect().await.map_err(|e| Status::unavailable(deepest(&e)))?;
+        let endpoint = self.endpoint.clone().connect_timeout(CONNECT_WITHIN);
+        let channel = endpoint.connect().await.map_err(|e| Status::unavailable(deepest(&e)))?;
         // Few: a report that waits is out of date, and the newest one is kept here.
         let (say, saying) = mpsc::channel::<pb::KeeperMessage>(2);
         let hello = KeeperMessage::Hello(self.hello());
