@@ -65,13 +65,13 @@ fn monitor_and_keepers_serve_metrics_roles_and_views() {
         let health = "pg_auto_failover_node_state_health_code";
         of_node(&metrics, health, "nodename", "node1") <= 0.0
     });
-    let metrics = get(lab.http("monitor"), "GET", "/metrics").1;
-    let failovers: f64 = metrics
-        .lines()
-        .filter(|l| l.starts_with("pgvigil_failovers"))
-        .filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok())
-        .sum();
-    assert!(failovers >= 1.0, "no failover counted in\n{metrics}");
+    // It is counted when it is over: when the new primary's sync rule is confirmed.
+    lab.wait_until("the failover is counted", secs(10), || {
+        let metrics = get(lab.http("monitor"), "GET", "/metrics").1;
+        let of_failovers = metrics.lines().filter(|l| l.starts_with("pgvigil_failovers"));
+        let counts = of_failovers.filter_map(|l| l.rsplit_once(' ')?.1.parse::<f64>().ok());
+        counts.sum::<f64>() >= 1.0
+    });
     lab.start("node1");
     lab.wait_until_whole(secs(60));
     roles_are(&lab, "node2");
