@@ -102,7 +102,6 @@ pub struct NodeDriver {
     retry: Option<Retry>,
     last_sent: Option<Report>,
     sent_ms: u64,
-    wal_kept: Option<String>,
     /// The epoch of the order by which the data directory is being replaced.
     replacing_epoch: Option<Epoch>,
 }
@@ -129,7 +128,6 @@ impl NodeDriver {
             retry: None,
             last_sent: None,
             sent_ms: 0,
-            wal_kept: None,
             replacing_epoch: None,
         }
     }
@@ -317,7 +315,7 @@ impl NodeDriver {
         match result {
             Ok(done) => {
                 self.retry = None;
-                self.step_done(&running.step, done, out);
+                self.step_done(&running.step, &done, out);
             }
             Err(_) if running.cancelled => {}
             Err(text) => {
@@ -333,7 +331,7 @@ impl NodeDriver {
         }
     }
 
-    fn step_done(&mut self, step: &Step, done: StepDone, out: &mut Vec<NodeOutput>) {
+    fn step_done(&mut self, step: &Step, done: &StepDone, out: &mut Vec<NodeOutput>) {
         let mut record = self.record.clone();
         match step {
             Step::Rewind { primary, .. } | Step::Clone { primary, .. } => {
@@ -347,15 +345,15 @@ impl NodeDriver {
         }
         match done {
             StepDone::InForce { rule, from } => {
-                self.in_force = Some((rule, from));
-                self.memory.in_force = Some(rule);
+                self.in_force = Some((*rule, *from));
+                self.memory.in_force = Some(*rule);
                 if self.record.own_rule.as_ref().is_some_and(SyncRule::is_async) {
-                    self.covered = Some(rule);
+                    self.covered = Some(*rule);
                 }
             }
-            StepDone::WalKept { path } => self.wal_kept = Some(path),
-            StepDone::Created { system_id } => record.system_id = Some(system_id),
-            StepDone::Plain => {}
+            StepDone::Created { system_id } => record.system_id = Some(*system_id),
+            // Where it lies is in the keeper's log.
+            StepDone::WalKept { .. } | StepDone::Plain => {}
         }
         if record != self.record {
             self.record = record;
