@@ -11,6 +11,7 @@ use crate::goals::current_election;
 use crate::group::{Group, HandoverPlan, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
@@ -225,7 +226,8 @@ fn record_winner(
     events: &mut Vec<Event>,
 ) {
     group.last_tli = highest_tli(group, facts);
-    let tli = group.assign_tli();
+    let tli =
+        if broken(Mutation::TimelineReused) { Tli(position.tli.0 + 1) } else { group.assign_tli() };
     let present = facts.report(winner).and_then(|r| r.history.clone());
     let history = match present {
         Some(history) => future_history(&history, position, tli),
@@ -338,7 +340,8 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
 /// Above everything assigned here and everything that a keeper has promised.
 fn next_epoch(group: &mut Group, facts: &Facts) -> Epoch {
     let heard = facts.nodes.values().filter_map(|n| n.report.as_ref()).map(|r| r.promise);
-    group.epoch = heard.fold(group.epoch, Epoch::max).next();
+    let highest = heard.fold(group.epoch, Epoch::max);
+    group.epoch = if broken(Mutation::EpochReused) { highest } else { highest.next() };
     group.epoch
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::group::{Group, Settings};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges};
 use crate::state::NodeState;
 
@@ -104,7 +105,11 @@ impl Facts {
     pub fn pledges(&self, epoch: Epoch) -> Pledges {
         self.nodes
             .iter()
-            .filter_map(|(id, node)| Some((*id, node.pledge.filter(|p| p.epoch == epoch)?)))
+            .filter_map(|(id, node)| {
+                let told = node.pledge.filter(|p| p.epoch == epoch);
+                let stale = || node.pledge.filter(|_| broken(Mutation::OldPledgesCount));
+                Some((*id, told.or_else(|| Some(Pledge { epoch, ..stale()? }))?))
+            })
             .collect()
     }
 

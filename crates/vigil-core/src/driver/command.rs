@@ -10,6 +10,7 @@ use crate::goals::current_election;
 use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Hello, Server};
+use crate::mutation::{Mutation, broken};
 use crate::wal::Tli;
 
 /// A command that was taken.
@@ -63,6 +64,9 @@ pub(crate) fn register(
         }
         // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
         let old = old.id;
+        if broken(Mutation::Amnesia) {
+            return Ok(old);
+        }
         group.members.remove(&old);
         if group.plan == (Plan::Forming { founder: Some(old) }) {
             // Nothing was ever acknowledged: another one founds the group.
@@ -98,7 +102,7 @@ fn learn(group: &mut Group, hello: &Hello) {
     let mut news: Vec<_> =
         hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
     let behind = hello.promise > group.epoch || !news.is_empty();
-    if !behind {
+    if !behind || broken(Mutation::OldStoreTrusted) {
         return;
     }
     news.sort_by_key(crate::rule::SyncRule::id);

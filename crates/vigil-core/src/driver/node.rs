@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
 use crate::node::step::{Step, StepDone};
@@ -291,12 +292,14 @@ impl NodeDriver {
             .filter_map(|m| self.record.peer(*m))
             .map(|p| p.name.as_str())
             .collect();
+        let whatever = broken(Mutation::CoveredByStreams);
         let flushed = up
             .senders
             .iter()
-            .filter(|s| s.streaming && s.flush >= from && names.contains(s.name.as_str()))
+            .filter(|s| s.streaming && (s.flush >= from || whatever))
+            .filter(|s| names.contains(s.name.as_str()))
             .count();
-        if flushed >= rule.acks as usize {
+        if flushed >= rule.acks as usize || broken(Mutation::CoveredAtOnce) {
             self.covered = Some(id);
         }
     }
@@ -620,6 +623,7 @@ fn server_word(seen: &Observed) -> Server {
     match (&seen.data, &seen.server) {
         (Data::None, ServerView::Down) => Server::NoData,
         (_, ServerView::Down) => Server::Stopped,
+        (_, ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => Server::Stopped,
         (_, ServerView::Orphans) => Server::Unknown,
         (_, ServerView::Starting) => Server::Starting,
         (_, ServerView::Hung) => Server::Hung,
