@@ -106,6 +106,16 @@ impl GroupDriver {
         }
     }
 
+    /// `group` as a store has it that may not be the newest: it was put back, or nobody was there
+    /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
+    pub fn doubting(mut group: Group, now: Now) -> Self {
+        if !group.rules.is_empty() && !matches!(group.plan, Plan::Forming { .. }) {
+            group.plan = Plan::Recovering;
+            group.episode = None;
+        }
+        Self::new(group, now)
+    }
+
     pub fn group(&self) -> &Group {
         &self.group
     }

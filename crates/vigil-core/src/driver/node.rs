@@ -19,6 +19,8 @@ use crate::wal::{Lsn, Position, Tli};
 /// A step that failed is tried again after so long at first, in milliseconds; doubled each time.
 const RETRY_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
+/// Nothing is left longer without a tick, in milliseconds.
+const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
 const BUSY_LOOK_MS: u64 = 4;
 /// A polite stop gives up waiting for the monitor after so long, in milliseconds: without a
@@ -183,6 +185,21 @@ impl NodeDriver {
         } else {
             BUSY_LOOK_MS
         }
+    }
+
+    /// Until a [`NodeInput::Tick`] may matter, in milliseconds; a shell may tick more often.
+    pub fn wake_in_ms(&self, now: Now) -> u64 {
+        let settings = &self.record.settings;
+        let deadlines = [
+            self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
+            self.retry.as_ref().map(|retry| retry.not_before_ms),
+            // An isolated primary stops then.
+            Some(self.heard_ms + settings.silence_ms() + 1),
+            self.leaving_since_ms.map(|since| since + LEAVE_ALONE_MS),
+            self.leaving_since_ms.map(|since| since + LEAVE_MS),
+        ];
+        let to_come = deadlines.into_iter().flatten().filter(|at| *at > now.mono_ms);
+        to_come.min().map_or(IDLE_MS, |at| at - now.mono_ms).min(IDLE_MS)
     }
 
     fn is_waiting(&self, seen: &Observed) -> bool {
