@@ -66,9 +66,10 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 }
 
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
-/// has been heard.
+/// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    if !awaited_in_recovery(group, facts, now).is_empty() {
+    let sure = is_still_in_power(group, facts, now);
+    if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }
     let Some(rule) = group.rule().cloned() else {
@@ -89,6 +90,19 @@ fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event
     }
     let text = "the monitor's record was rebuilt from what the keepers hold".to_owned();
     events.push(event(group, EventKind::Node, None, text));
+}
+
+/// The primary of the newest rule known leads under that very rule, and of its members so many
+/// have promised nothing later that no election can have been satisfied without it: whatever else
+/// was recorded in the meantime, it is still in power.
+fn is_still_in_power(group: &Group, facts: &Facts, now: Now) -> bool {
+    let Some(rule) = group.rule() else { return false };
+    let fresh = |id: NodeId| facts.fresh(id, &group.settings, now);
+    let loyal = |id: NodeId| fresh(id).is_some_and(|r| r.promise <= rule.epoch);
+    let leads = fresh(rule.primary).is_some_and(|r| {
+        still_leads(r, rule) && r.own_rule.as_ref() == Some(rule) && loyal(rule.primary)
+    });
+    leads && rule.members.iter().filter(|id| loyal(**id)).count() >= rule.acks as usize
 }
 
 /// Whom a recovering group still has to hear.

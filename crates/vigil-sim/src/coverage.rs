@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use vigil_core::event::Event;
 use vigil_core::group::{Group, Plan};
 
 use crate::invariants::loss_accepted;
@@ -43,7 +44,7 @@ impl Coverage {
         *self.table.entry((kind, phase)).or_default() += 1;
     }
 
-    pub(crate) fn recorded(&mut self, before: &Group, after: &Group) {
+    pub(crate) fn recorded(&mut self, before: &Group, after: &Group, events: &[Event]) {
         if before.plan != after.plan {
             match after.plan {
                 Plan::Electing { .. } => self.elections += 1,
@@ -55,7 +56,7 @@ impl Coverage {
         }
         let acks = |g: &Group| g.rule().map_or(0, |r| r.acks);
         self.degrades += u64::from(acks(before) > 0 && acks(after) == 0);
-        self.losses_accepted += u64::from(loss_accepted(before, after).is_some());
+        self.losses_accepted += u64::from(loss_accepted(after, events).is_some());
     }
 
     pub fn add(&mut self, other: &Coverage) {

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use vigil_core::event::Event;
-use vigil_core::group::{Group, Plan};
+use vigil_core::group::Group;
 use vigil_core::ids::Epoch;
+use vigil_core::node::record::NodeRecord;
 
 use crate::wal::Wal;
 use crate::world::World;
@@ -36,11 +37,10 @@ pub(crate) enum Moment<'a> {
         tli: u32,
     },
     /// A keeper's record became durable.
-    Promised {
+    Saved {
         host: usize,
-        before: Epoch,
-        after: Epoch,
-        same_node: bool,
+        before: &'a NodeRecord,
+        after: &'a NodeRecord,
     },
     /// A keeper took an order in.
     Obeyed {
@@ -56,10 +56,6 @@ pub(crate) enum Moment<'a> {
         before: &'a Group,
         after: &'a Group,
         events: &'a [Event],
-    },
-    /// A rewind began to overwrite a directory.
-    Torn {
-        host: usize,
     },
     /// A directory was replaced; what was kept aside begins at that record.
     Replaced {
@@ -185,9 +181,8 @@ impl World {
 }
 
 /// The winner that was recorded at the price of a loss, if that is what happened.
-pub(crate) fn loss_accepted(before: &Group, after: &Group) -> Option<vigil_core::ids::NodeId> {
-    match (&before.plan, &after.plan) {
-        (Plan::Electing { accept_loss: true, .. }, Plan::Promoting { winner, .. }) => Some(*winner),
-        _ => None,
-    }
+pub(crate) fn loss_accepted(after: &Group, events: &[Event]) -> Option<vigil_core::ids::NodeId> {
+    let accepted = |e: &&Event| e.description.starts_with("data loss accepted");
+    events.iter().find(accepted)?;
+    after.rule().map(|rule| rule.primary)
 }

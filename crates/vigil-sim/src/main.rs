@@ -86,7 +86,7 @@ fn one(args: &Args, seed: u64) -> ExitCode {
     world.run();
     world.trace.iter().for_each(|line| say(line));
     if args.trace {
-        world.monitor_view().iter().for_each(|line| say(line));
+        world.last_view().iter().for_each(|line| say(line));
     }
     let coverage = world.coverage;
     let violations = world.violation.map(|v| (seed, v)).into_iter().collect();

@@ -129,6 +129,10 @@ impl Postgres {
         self.standby().and_then(|s| s.receiver).is_some_and(|r| r.0 == host)
     }
 
+    pub fn streams(&self) -> bool {
+        self.standby().is_some_and(|s| s.receiver.is_some())
+    }
+
     /// Serves WAL to others.
     pub fn serves(&self) -> bool {
         !self.frozen && matches!(self.run, Run::Primary(_) | Run::Orphans(_) | Run::Standby(_))

@@ -22,7 +22,7 @@ mod steps;
 
 pub(crate) use host::Host;
 pub(crate) use monitor::Monitor;
-use net::{Net, Stream, ToKeeper, ToMonitor};
+use net::{Net, Stream, ToKeeper};
 use steps::Effect;
 
 /// How a run goes wrong.
@@ -64,16 +64,16 @@ pub(crate) enum Event {
         pg_life: u64,
         effect: Effect,
     },
-    ToMonitor {
+    /// Messages of a stream are due.
+    Up {
         stream: u64,
-        sent_ms: u64,
-        message: ToMonitor,
     },
-    ToKeeper {
+    Down {
         stream: u64,
-        sent_ms: u64,
+    },
+    Stray {
+        stream: u64,
         message: ToKeeper,
-        stray: bool,
     },
     LostAtKeeper {
         stream: u64,
@@ -158,6 +158,8 @@ pub struct World {
     next_stream: u64,
     next_id: i64,
     next_command: u64,
+    /// The faults are over.
+    healed: bool,
     /// Clients have stopped writing.
     quiet: bool,
     /// Something changed that the standing invariants look at.
@@ -202,6 +204,7 @@ impl World {
             next_stream: 1,
             next_id: 1,
             next_command: 1,
+            healed: false,
             quiet: false,
             stirred: false,
             coverage: Coverage::default(),

@@ -225,12 +225,23 @@ impl NodeDriver {
         if changed {
             self.memory.prepared = false;
             self.retry = None;
-            self.streaming_ms = now.mono_ms;
-            self.memory.stalled_ms = 0;
+            if !self.follows_as_before(&order) {
+                self.streaming_ms = now.mono_ms;
+                self.memory.stalled_ms = 0;
+            }
             self.cancel_running(out);
         }
         self.order = Some(order);
         out.push(NodeOutput::Look);
+    }
+
+    /// Whether an order changes nothing about whom to stream from.
+    fn follows_as_before(&self, order: &Order) -> bool {
+        let upstream = |o: &Order| match o.goal {
+            Goal::Follow { primary, .. } => Some((o.epoch, primary)),
+            _ => None,
+        };
+        upstream(order).is_some() && self.order.as_ref().and_then(upstream) == upstream(order)
     }
 
     fn cancel_running(&mut self, out: &mut Vec<NodeOutput>) {

@@ -5,8 +5,9 @@ use crate::world::World;
 
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     match moment {
-        Moment::Promised { host, before, after, same_node } if *same_node && after < before => {
+        Moment::Saved { host, before, after } if after.promise < before.promise => {
             let name = &world.hosts[*host].name;
+            let (before, after) = (before.promise, after.promise);
             Some(format!("{name} goes back from its promise {before} to {after}"))
         }
         Moment::Recorded { before, after, .. } if after.epoch < before.epoch => {

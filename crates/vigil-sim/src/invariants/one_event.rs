@@ -1,7 +1,7 @@
 //! Every change of the primary is one event, with a cause that can be seen.
 
 use vigil_core::event::{Cause, EventKind};
-use vigil_core::group::Plan;
+use vigil_core::group::{Group, Plan};
 
 use super::Moment;
 use crate::world::World;
@@ -15,13 +15,15 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
         matches!(e.kind, EventKind::Failover | EventKind::Switchover | EventKind::Promotion)
             && !e.phases.is_empty()
     });
-    let (told, ended) = (closing.count(), before.episode.is_some() && after.episode.is_none());
+    let begun = |group: &Group| group.episode.as_ref().map(|e| (e.started_ms, e.from.is_some()));
+    let ended = before.episode.is_some() && begun(before) != begun(after);
+    let told = closing.count();
     // A store that was put back goes on from what it hears: that episode is not told of.
     let recovers = after.plan == Plan::Recovering || before.plan == Plan::Recovering;
     if told != usize::from(ended) && !recovers {
         return Some(format!("{told} events tell of a change of the primary, ended: {ended}"));
     }
-    let began = before.episode.is_none() && after.episode.is_some();
+    let began = after.episode.is_some() && begun(before) != begun(after);
     let episode = after.episode.as_ref().filter(|_| began)?;
     let host = world.host_of(*group, episode.from?)?;
     let pg = &world.hosts[host].pg;

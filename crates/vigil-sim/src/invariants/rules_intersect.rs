@@ -68,7 +68,9 @@ fn is_blocked(
     set: u32,
     bit: &dyn Fn(vigil_core::ids::NodeId) -> u32,
 ) -> bool {
-    let left = rule.members.len() - members(rule, set, bit);
+    // A node that lost its disk will never acknowledge again.
+    let alive = rule.members.iter().filter(|m| bit(**m) != 0).count();
+    let left = alive - members(rule, set, bit);
     set & primary != 0 || rule.acks > 0 && left < rule.acks as usize
 }
 

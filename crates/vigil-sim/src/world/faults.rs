@@ -182,7 +182,7 @@ impl World {
                 Command::DropNode { node, force: detail.is_multiple_of(4) }
             }
             Kind::Join => {
-                if self.hosts.len() < 9 {
+                if self.hosts.len() < 9 && !self.stores[group].doubtful {
                     let quorum = !detail.is_multiple_of(5);
                     self.add_host(group, NodePlan { priority: small, quorum });
                 }
@@ -206,13 +206,14 @@ impl World {
             Undo::Cut(host) => self.net.set_all(host, false),
             Undo::Way(from, to) => self.net.set(from, to, false),
             Undo::MonitorWay(monitor) => self.net.set_all(MONITOR + monitor, false),
-            Undo::Flap { host, left } => {
+            Undo::Flap { host, left } if !self.healed => {
                 self.net.set_all(host, left.is_multiple_of(2) && left > 0);
                 if left > 0 {
                     let pause_ms = self.rng.range(100, 1500);
                     self.after(pause_ms, Event::Undo(Undo::Flap { host, left: left - 1 }));
                 }
             }
+            Undo::Flap { .. } => {}
             Undo::Thaw { host, pg_life, keeper } => self.thaw(host, pg_life, keeper),
             Undo::Unstick(host) => {
                 if let Some(standby) = self.hosts[host].pg.standby_mut() {
@@ -288,7 +289,8 @@ impl World {
     /// copy that is the only one.
     fn wipe(&mut self, host: usize) {
         let group = self.hosts[host].group;
-        if !self.ghost.may_wipe(group) || !self.elsewhere(host) {
+        let others = self.of_group(group).filter(|(i, h)| *i != host && h.is_usable()).count();
+        if !self.ghost.may_wipe(group) || others == 0 || !self.elsewhere(host) {
             return;
         }
         self.ghost.wiped(group);
@@ -316,11 +318,16 @@ impl World {
             !self.hosts[host].pg.wal.holds(tli, len)
                 || self
                     .of_group(group)
-                    .any(|(i, h)| i != host && !h.torn && h.pg.wal.holds(tli, len))
+                    .any(|(i, h)| i != host && h.is_usable() && h.pg.wal.holds(tli, len))
         })
     }
 
     fn restore(&mut self, kind: Kind, group: usize, lasts_ms: u64) {
+        // An empty keeper that comes to an empty monitor first founds another cluster, and the
+        // others are refused by its system identifier: an operator's matter, not the core's.
+        if kind == Kind::LoseStore && self.of_group(group).any(|(_, h)| !h.pg.exists) {
+            return;
+        }
         self.kill_monitor(0);
         self.kill_monitor(1);
         self.put_store_back(group, kind == Kind::LoseStore);
@@ -338,6 +345,7 @@ impl World {
     /// Everything that is broken is mended. What nobody mends by itself, an operator does.
     pub(super) fn heal(&mut self) {
         self.note("world", "HEAL", String::new);
+        self.healed = true;
         self.net.heal();
         for group in 0..self.stores.len() {
             self.stores[group].fails = false;
@@ -350,6 +358,7 @@ impl World {
             let life = self.hosts[host].pg.life;
             self.hosts[host].powered = true;
             self.hosts[host].slow_disk = false;
+            self.hosts[host].dies_after = None;
             self.thaw(host, life, true);
             self.undo(Undo::Unstick(host));
             let life = self.hosts[host].keeper_life;
@@ -364,10 +373,13 @@ impl World {
             let node = member.name.clone();
             self.command(group, Command::DisableMaintenance { node });
         }
-        let electable = |m: &&vigil_core::group::Member| m.candidate_priority > 0 && !m.dropped;
+        for member in members.iter().filter(|m| m.dropped) {
+            let node = member.name.clone();
+            self.command(group, Command::DropNode { node, force: true });
+        }
         let waits = matches!(self.stores[group].record.plan, Plan::Electing { .. });
-        if waits && !members.iter().any(|m| electable(&m)) {
-            for member in members.iter().filter(|m| !m.dropped) {
+        if waits {
+            for member in members.iter().filter(|m| !m.dropped && m.candidate_priority == 0) {
                 self.command(
                     group,
                     Command::SetNode {

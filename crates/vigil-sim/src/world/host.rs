@@ -64,6 +64,12 @@ impl Host {
         self.keeper_frozen && self.driver.is_some()
     }
 
+    /// Whether an election may ever make use of its WAL.
+    pub(crate) fn is_usable(&self) -> bool {
+        let whole = self.disk.replacing.is_none() && self.disk.copied_from.is_none();
+        self.pg.exists && !self.torn && whole
+    }
+
     pub(crate) fn is_member(&self, id: NodeId) -> bool {
         self.disk.node_id == Some(id)
     }
@@ -298,6 +304,7 @@ impl World {
     pub(super) fn feed(&mut self, host: usize, input: NodeInput) {
         let now = self.clock(host);
         let Some(driver) = &mut self.hosts[host].driver else { return };
+        let mut exits = false;
         for output in driver.handle(input, now) {
             match &mut self.hosts[host].dies_after {
                 Some(0) => {
@@ -319,21 +326,19 @@ impl World {
                     }
                 }
                 NodeOutput::Look => self.look_soon(host),
-                NodeOutput::Exit => {
-                    self.exit(host);
-                    return;
-                }
+                NodeOutput::Exit => exits = true,
             }
+        }
+        if exits {
+            return self.exit(host);
         }
         self.plan_wake(host);
     }
 
     fn save(&mut self, host: usize, record: NodeRecord) {
-        let before = self.hosts[host].disk.promise;
-        let same_node = self.hosts[host].disk.node_id == record.node_id;
-        self.hosts[host].disk = record;
-        let after = self.hosts[host].disk.promise;
-        self.witness(&Moment::Promised { host, before, after, same_node });
+        let before = std::mem::replace(&mut self.hosts[host].disk, record);
+        let after = self.hosts[host].disk.clone();
+        self.witness(&Moment::Saved { host, before: &before, after: &after });
     }
 
     /// The keeper ends by itself: it was asked to stop, or has left the group.

@@ -99,6 +99,7 @@ impl World {
             return self.after(20, Event::MonitorTick { monitor, life });
         }
         for group in 0..self.stores.len() {
+            self.settle(monitor, group);
             self.monitor_input(monitor, group, GroupInput::Tick);
         }
         let now = self.now();
@@ -132,23 +133,13 @@ impl World {
     /// Whether it is durable. A failed commit may have been one that was not.
     fn commit(&mut self, monitor: usize, group: usize, output: &GroupOutput) -> bool {
         let now_ms = self.now_ms;
-        let cell = &mut self.monitors[monitor].cells[group];
-        if now_ms < cell.pause_until_ms {
+        if now_ms < self.monitors[monitor].cells[group].pause_until_ms
+            || !self.settle(monitor, group)
+        {
             return false;
         }
         let fails = self.stores[group].fails || self.rng.range(0, 999) < 3;
         let cell = &mut self.monitors[monitor].cells[group];
-        if cell.unsure {
-            if self.stores[group].fails {
-                cell.pause_until_ms = now_ms + PAUSE_MS;
-                return false;
-            }
-            cell.unsure = false;
-            if self.stores[group].record.version != cell.version {
-                self.begin_anew(monitor, group);
-                return false;
-            }
-        }
         let stale = self.stores[group].record.version != cell.version;
         if stale || fails {
             cell.unsure = true;
@@ -167,6 +158,29 @@ impl World {
         self.store(group, output);
         self.monitors[monitor].cells[group].version = self.stores[group].record.version;
         true
+    }
+
+    /// When the outcome of a commit is not known, the store is asked. Whether it is as expected.
+    fn settle(&mut self, monitor: usize, group: usize) -> bool {
+        let now_ms = self.now_ms;
+        let store = &self.stores[group];
+        let cell = &mut self.monitors[monitor].cells[group];
+        if !cell.unsure {
+            return true;
+        }
+        if now_ms < cell.pause_until_ms {
+            return false;
+        }
+        if store.fails {
+            cell.pause_until_ms = now_ms + PAUSE_MS;
+            return false;
+        }
+        cell.unsure = false;
+        let expected = store.record.version == cell.version;
+        if !expected {
+            self.begin_anew(monitor, group);
+        }
+        expected
     }
 
     fn begin_anew(&mut self, monitor: usize, group: usize) {
@@ -205,14 +219,14 @@ impl World {
                 format!("{:?} S = {}", after.plan, rules.join(" "))
             });
         }
-        self.coverage.recorded(&before, &after);
+        self.coverage.recorded(&before, &after, &output.events);
         self.witness(&Moment::Recorded {
             group,
             before: &before,
             after: &after,
             events: &output.events,
         });
-        if let Some(winner) = loss_accepted(&before, &after)
+        if let Some(winner) = loss_accepted(&after, &output.events)
             && let Some(host) = self.host_of(group, winner)
         {
             let wal = self.hosts[host].pg.wal.clone();

@@ -3,6 +3,8 @@
 //! A stream is TCP: in order, and what is lost ends it. Orders may in addition come twice and late
 //! (a stray); the keepers' sequence numbers have to stand that.
 
+use std::collections::VecDeque;
+
 use vigil_core::driver::group::GroupInput;
 use vigil_core::driver::node::NodeInput;
 use vigil_core::ids::NodeId;
@@ -72,8 +74,58 @@ pub(crate) struct Stream {
     pub(crate) at_keeper: bool,
     pub(crate) at_monitor: bool,
     pub(crate) node: Option<NodeId>,
-    up_at_ms: u64,
-    down_at_ms: u64,
+    up: Pipe<ToMonitor>,
+    down: Pipe<ToKeeper>,
+}
+
+/// One direction of a stream: what is on its way, in order, with the times when it was sent and
+/// when it is there at the earliest.
+struct Pipe<M> {
+    messages: VecDeque<(u64, u64, M)>,
+    last_due_ms: u64,
+    /// When it is tried again, after it was found closed.
+    again_ms: u64,
+}
+
+impl<M> Default for Pipe<M> {
+    fn default() -> Self {
+        Pipe { messages: VecDeque::new(), last_due_ms: 0, again_ms: 0 }
+    }
+}
+
+impl<M> Pipe<M> {
+    /// Returns when it is due.
+    fn push(&mut self, sent_ms: u64, due_ms: u64, message: M) -> u64 {
+        self.last_due_ms = self.last_due_ms.max(due_ms);
+        self.messages.push_back((sent_ms, self.last_due_ms, message));
+        self.last_due_ms
+    }
+
+    fn pop(&mut self, now_ms: u64) -> Option<M> {
+        let due = self.messages.front().is_some_and(|m| m.1 <= now_ms);
+        due.then(|| self.messages.pop_front()).flatten().map(|m| m.2)
+    }
+
+    fn waits_since(&self) -> Option<u64> {
+        self.messages.front().map(|m| m.0)
+    }
+
+    /// Whether somebody has to try again later, and is not about to.
+    fn try_again(&mut self, now_ms: u64, pause_ms: u64) -> bool {
+        let new = self.again_ms <= now_ms;
+        if new {
+            self.again_ms = now_ms + pause_ms;
+        }
+        new
+    }
+}
+
+/// What keeps a message from getting on.
+enum Held {
+    /// TCP holds what a cut link cannot carry, for a while.
+    Cut,
+    /// The receiving process stands still; the kernel keeps it.
+    Still,
 }
 
 impl World {
@@ -105,38 +157,37 @@ impl World {
                 at_keeper: true,
                 at_monitor: true,
                 node: None,
-                up_at_ms: 0,
-                down_at_ms: 0,
+                up: Pipe::default(),
+                down: Pipe::default(),
             },
         );
         Some(stream)
     }
 
     pub(super) fn send_up(&mut self, stream: u64, message: ToMonitor) {
-        let at_ms = self.now_ms + self.latency();
+        let due_ms = self.now_ms + self.latency();
         if self.is_lost(stream) {
             return;
         }
+        let now_ms = self.now_ms;
         let Some(s) = self.streams.get_mut(&stream) else { return };
-        s.up_at_ms = s.up_at_ms.max(at_ms);
-        let (at_ms, sent_ms) = (s.up_at_ms, self.now_ms);
-        self.at(at_ms, Event::ToMonitor { stream, sent_ms, message });
+        let due_ms = s.up.push(now_ms, due_ms, message);
+        self.at(due_ms, Event::Up { stream });
     }
 
     pub(super) fn send_down(&mut self, stream: u64, message: ToKeeper) {
-        let at_ms = self.now_ms + self.latency();
+        let due_ms = self.now_ms + self.latency();
         if self.is_lost(stream) {
             return;
         }
-        let Some(s) = self.streams.get_mut(&stream) else { return };
-        s.down_at_ms = s.down_at_ms.max(at_ms);
-        let (at_ms, sent_ms) = (s.down_at_ms, self.now_ms);
         if self.net.repeats && matches!(message, ToKeeper::Order(_)) && self.rng.chance(40) {
-            let later_ms = at_ms + self.rng.range(5, 4000);
-            let message = message.clone();
-            self.at(later_ms, Event::ToKeeper { stream, sent_ms: later_ms, message, stray: true });
+            let later_ms = due_ms + self.rng.range(5, 4000);
+            self.at(later_ms, Event::Stray { stream, message: message.clone() });
         }
-        self.at(at_ms, Event::ToKeeper { stream, sent_ms, message, stray: false });
+        let now_ms = self.now_ms;
+        let Some(s) = self.streams.get_mut(&stream) else { return };
+        let due_ms = s.down.push(now_ms, due_ms, message);
+        self.at(due_ms, Event::Down { stream });
     }
 
     fn is_lost(&mut self, stream: u64) -> bool {
@@ -162,7 +213,7 @@ impl World {
         let open = self.streams.get(&stream).is_some_and(|s| self.way_up(s));
         let wait_ms = if open { self.latency() } else { KEEPALIVE_MS };
         // Behind what was sent before.
-        let at_ms = self.streams.get(&stream).map_or(0, |s| s.up_at_ms);
+        let at_ms = self.streams.get(&stream).map_or(0, |s| s.up.last_due_ms);
         self.at(at_ms.max(self.now_ms + wait_ms), Event::ClosedAtMonitor { stream });
     }
 
@@ -170,7 +221,7 @@ impl World {
     pub(super) fn close_at_monitor(&mut self, stream: u64) {
         let Some(s) = self.streams.get_mut(&stream) else { return };
         s.at_monitor = false;
-        let at_ms = s.down_at_ms;
+        let at_ms = s.down.last_due_ms;
         let open = self.streams.get(&stream).is_some_and(|s| self.way_down(s));
         let wait_ms = if open { self.latency() } else { KEEPALIVE_MS };
         self.at(at_ms.max(self.now_ms + wait_ms), Event::LostAtKeeper { stream });
@@ -205,22 +256,76 @@ impl World {
         }
     }
 
-    pub(super) fn to_monitor(&mut self, stream: u64, sent_ms: u64, message: ToMonitor) {
-        let Some(s) = self.streams.get(&stream) else { return };
-        if !s.at_monitor {
-            return;
-        }
-        let (monitor, host) = (s.monitor, s.host);
-        if !self.way_up(s) {
-            // TCP holds what a cut link cannot carry, for a while.
-            if self.now_ms - sent_ms > KEEPALIVE_MS {
-                return self.break_stream(stream);
+    /// Delivers what is due to the monitor.
+    pub(super) fn up(&mut self, stream: u64) {
+        loop {
+            let Some(s) = self.streams.get(&stream).filter(|s| s.at_monitor) else { return };
+            let held = match () {
+                () if !self.way_up(s) => Some(Held::Cut),
+                () if self.monitors[s.monitor].asleep => Some(Held::Still),
+                () => None,
+            };
+            let now_ms = self.now_ms;
+            let Some(s) = self.streams.get_mut(&stream) else { return };
+            if let Some(held) = held {
+                let since_ms = s.up.waits_since();
+                return self.hold(stream, &held, since_ms, true);
             }
-            return self.after(100, Event::ToMonitor { stream, sent_ms, message });
+            let Some(message) = s.up.pop(now_ms) else { return };
+            let (monitor, host, node) = (s.monitor, s.host, s.node);
+            self.to_monitor(monitor, stream, host, node, message);
         }
-        if self.monitors[monitor].asleep {
-            return self.after(20, Event::ToMonitor { stream, sent_ms, message });
+    }
+
+    /// Delivers what is due to the keeper.
+    pub(super) fn down(&mut self, stream: u64) {
+        loop {
+            let Some(s) = self.streams.get(&stream).filter(|s| s.at_keeper) else { return };
+            let host = s.host;
+            let held = match () {
+                () if self.hosts[host].stream != Some(stream) => return,
+                () if !self.way_down(s) => Some(Held::Cut),
+                // What a frozen keeper reads first is old.
+                () if self.hosts[host].keeper_stands_still() => Some(Held::Still),
+                () => None,
+            };
+            let now_ms = self.now_ms;
+            let Some(s) = self.streams.get_mut(&stream) else { return };
+            if let Some(held) = held {
+                let since_ms = s.down.waits_since();
+                return self.hold(stream, &held, since_ms, false);
+            }
+            let Some(message) = s.down.pop(now_ms) else { return };
+            self.to_keeper(host, message);
         }
+    }
+
+    fn hold(&mut self, stream: u64, held: &Held, since_ms: Option<u64>, up: bool) {
+        let now_ms = self.now_ms;
+        let Some(since_ms) = since_ms else { return };
+        if matches!(held, Held::Cut) && now_ms - since_ms > KEEPALIVE_MS {
+            return self.break_stream(stream);
+        }
+        let pause_ms = if matches!(held, Held::Cut) { 100 } else { 20 };
+        let Some(s) = self.streams.get_mut(&stream) else { return };
+        let (again, event) = if up {
+            (s.up.try_again(now_ms, pause_ms), Event::Up { stream })
+        } else {
+            (s.down.try_again(now_ms, pause_ms), Event::Down { stream })
+        };
+        if again {
+            self.after(pause_ms, event);
+        }
+    }
+
+    fn to_monitor(
+        &mut self,
+        monitor: usize,
+        stream: u64,
+        host: usize,
+        node: Option<NodeId>,
+        message: ToMonitor,
+    ) {
         let group = self.hosts[host].group;
         match message {
             ToMonitor::Hello(hello) => {
@@ -230,34 +335,26 @@ impl World {
                 self.monitor_input(monitor, group, GroupInput::Hello { stream, hello, fresh_id });
             }
             ToMonitor::Report(report) => {
-                let Some(node) = s.node else { return };
+                let Some(node) = node else { return };
                 self.monitor_input(monitor, group, GroupInput::Report { stream, node, report });
                 self.send_down(stream, ToKeeper::Heard);
             }
         }
     }
 
-    pub(super) fn to_keeper(&mut self, stream: u64, sent_ms: u64, message: ToKeeper, stray: bool) {
-        let Some(s) = self.streams.get(&stream) else { return };
-        let host = s.host;
-        let current = s.at_keeper && self.hosts[host].stream == Some(stream);
-        if self.hosts[host].driver.is_none() || !(current || stray) {
-            return;
-        }
-        if self.hosts[host].keeper_stands_still() {
-            // The kernel keeps it: what a frozen keeper reads first is old.
-            return self.after(20, Event::ToKeeper { stream, sent_ms, message, stray });
-        }
-        if !self.way_down(s) {
-            if self.now_ms - sent_ms > KEEPALIVE_MS {
-                return if stray { () } else { self.break_stream(stream) };
-            }
-            return self.after(100, Event::ToKeeper { stream, sent_ms, message, stray });
-        }
+    fn to_keeper(&mut self, host: usize, message: ToKeeper) {
         match message {
             ToKeeper::Welcome(node_id) => self.welcomed(host, node_id),
             ToKeeper::Order(order) => self.ordered(host, *order),
             ToKeeper::Heard => self.feed(host, NodeInput::Heard),
+        }
+    }
+
+    /// An order that comes once more, late, and possibly to a keeper that has started since.
+    pub(super) fn stray(&mut self, stream: u64, message: ToKeeper) {
+        let Some(host) = self.streams.get(&stream).map(|s| s.host) else { return };
+        if self.hosts[host].driver.is_some() && !self.hosts[host].keeper_frozen {
+            self.to_keeper(host, message);
         }
     }
 }

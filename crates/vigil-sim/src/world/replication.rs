@@ -49,6 +49,7 @@ impl World {
         if let Run::Starting { source } = self.hosts[host].pg.run {
             return self.become_consistent(host, source);
         }
+        self.obey_reload(host);
         let Some(standby) = self.hosts[host].pg.standby() else { return };
         match (standby.receiver, standby.conf) {
             (Some((source, life)), _) => self.receive(host, source, life),
@@ -61,6 +62,18 @@ impl World {
                 }
             }
             (None, None) => {}
+        }
+    }
+
+    /// A reload ends a receiver that is connected to somebody else, unless replay is stuck.
+    fn obey_reload(&mut self, host: usize) {
+        let group = self.hosts[host].group;
+        let Some(standby) = self.hosts[host].pg.standby() else { return };
+        let Some((source, _)) = standby.receiver.filter(|_| standby.stuck.is_none()) else {
+            return;
+        };
+        if standby.conf.and_then(|(id, _)| self.host_of(group, id)) != Some(source) {
+            self.lose_receiver(host);
         }
     }
 

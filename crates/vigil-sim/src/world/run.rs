@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 use vigil_core::group::Plan;
 
 use super::{Event, World};
+use crate::postgres::words;
 
 /// A group forms within so long, in milliseconds.
 const FORMS_MS: u64 = 90_000;
@@ -71,11 +72,10 @@ impl World {
         for group in 0..self.stores.len() {
             self.tidy_up(group);
             let record = &self.stores[group].record;
-            let waits = matches!(record.plan, Plan::Electing { .. } | Plan::Recovering);
             let named = record.rules.iter().flat_map(|r| r.members.iter().chain([&r.primary]));
             let missing =
                 named.chain(record.members.keys()).any(|id| self.host_of(group, *id).is_none());
-            if after_ms > 2 * OPERATOR_MS && waits && missing {
+            if after_ms > 2 * OPERATOR_MS && missing {
                 self.accept_loss(group);
             }
         }
@@ -129,12 +129,9 @@ impl World {
             Event::Wake { host } => self.wake(host),
             Event::StepEnds { host, life, id } => self.step_ends(host, life, id),
             Event::Effect { host, pg_life, effect } => self.effect(host, pg_life, effect),
-            Event::ToMonitor { stream, sent_ms, message } => {
-                self.to_monitor(stream, sent_ms, message);
-            }
-            Event::ToKeeper { stream, sent_ms, message, stray } => {
-                self.to_keeper(stream, sent_ms, message, stray);
-            }
+            Event::Up { stream } => self.up(stream),
+            Event::Down { stream } => self.down(stream),
+            Event::Stray { stream, message } => self.stray(stream, message),
             Event::LostAtKeeper { stream } => self.lost_at_keeper(stream),
             Event::ClosedAtMonitor { stream } => self.closed_at_monitor(stream),
             Event::MonitorTick { monitor, life } => self.monitor_tick(monitor, life),
@@ -210,6 +207,7 @@ impl World {
                 .values()
                 .filter(|m| !m.maintenance)
                 .filter_map(|m| self.host_of(group, m.id))
+                .filter(|h| self.hosts[*h].pg.streams() || self.hosts[*h].pg.is_primary())
                 .collect();
             for host in members {
                 for (tli, len) in &acked {
@@ -222,9 +220,13 @@ impl World {
         }
     }
 
-    /// What the monitor sees at the end; for traces.
-    pub fn monitor_view(&self) -> Vec<String> {
-        let mut lines = Vec::new();
+    /// How it ended, and how the monitor sees it; for traces.
+    pub fn last_view(&self) -> Vec<String> {
+        let host = |h: &super::Host| {
+            let (end, run) = (words(h.pg.position()), &h.pg.run);
+            format!("{}: {end} {run:?} promise {}", h.name, h.disk.promise)
+        };
+        let mut lines: Vec<String> = self.hosts.iter().map(host).collect();
         for cell in self.monitors.iter().flat_map(|m| &m.cells) {
             let view = cell.driver.view(self.now(), &|ms| ms.to_string());
             lines.extend(view.nodes.iter().map(|n| format!("{n:?}")));

@@ -68,7 +68,6 @@ impl World {
                 let from = Wal::number(fork.lsn);
                 h.kept_from = Some(h.kept_from.map_or(from, |kept| kept.min(from)));
                 h.torn = true;
-                self.witness(&Moment::Torn { host });
             }
             Step::Clone { keep: Some(_), .. } => self.hosts[host].kept_from = Some(0),
             _ => {}
