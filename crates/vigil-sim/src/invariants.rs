@@ -13,6 +13,7 @@ use crate::world::World;
 
 mod acknowledged_is_kept;
 mod discarded_is_kept_aside;
+mod enough_copies;
 mod epochs_grow;
 mod last_copy;
 mod old_orders;
@@ -81,6 +82,7 @@ const HAPPENED: &[(&str, Happened)] = &[
     ("epochs_grow", epochs_grow::check),
     ("old_orders", old_orders::check),
     ("last_copy", last_copy::check),
+    ("enough_copies", enough_copies::check),
     ("discarded_is_kept_aside", discarded_is_kept_aside::check),
     ("whole_directories", whole_directories::check),
     ("one_event", one_event::check),

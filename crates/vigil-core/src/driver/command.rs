@@ -226,11 +226,15 @@ fn failover(
     allow_data_loss: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    if let Plan::Electing { accept_loss, handover: None, .. } = &mut group.plan {
+    let planned = matches!(group.plan, Plan::Electing { handover: Some(_), .. });
+    if let Plan::Electing { accept_loss, handover, .. } = &mut group.plan
+        && (!planned || allow_data_loss)
+    {
         if !allow_data_loss {
             let hint = "pgctl explain says for whom; --allow-data-loss goes on without them";
             return Err(refused("an election is under way and waits", hint));
         }
+        *handover = None;
         *accept_loss = true;
         if let Some(episode) = &mut group.episode {
             episode.operation = Some(Operation::Failover);

@@ -292,6 +292,14 @@ impl NodeDriver {
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
+        // A copy beside that came to nothing left the directory as it was.
+        if self.record.replacing == Some(Replacing::Beside)
+            && !self.is_cloning()
+            && matches!(seen.data, Data::Cluster(_))
+        {
+            self.record.replacing = None;
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         self.seen = Some(seen);
         self.fresh = true;
         if self.must_fence(now) && self.running.as_ref().is_some_and(|r| r.step.can_be_cancelled())
@@ -555,9 +563,7 @@ impl NodeDriver {
             following: up.and_then(following),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
-            usable: self.record.replacing.is_none()
-                && self.record.copied_from.is_none()
-                && cluster.is_some(),
+            usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
             problem: self.problem(seen),
@@ -597,6 +603,10 @@ impl NodeDriver {
             && !matches!(seen.server, ServerView::Starting | ServerView::Hung)
     }
 
+    fn is_cloning(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| matches!(r.step, Step::Clone { .. }))
+    }
+
     fn public_state(&self, seen: &Observed) -> NodeState {
         let Some(order) = &self.order else { return NodeState::Init };
         let up = match &seen.server {
@@ -626,14 +636,16 @@ impl NodeDriver {
             }
             Goal::Follow { .. } => match self.record.replacing {
                 Some(Replacing::Clone) => NodeState::WaitStandby,
-                None if seen.data == Data::None => NodeState::WaitStandby,
-                None if writable => NodeState::Draining,
-                None if streaming => NodeState::Secondary,
-                None if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
+                Some(Replacing::Beside) if self.is_cloning() => NodeState::WaitStandby,
+                Some(Replacing::Rewind) => NodeState::Demoted,
+                _ if seen.data == Data::None => NodeState::WaitStandby,
+                _ if writable => NodeState::Draining,
+                _ if streaming => NodeState::Secondary,
+                _ if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
                     NodeState::Catchingup
                 }
-                None if up.is_some() => NodeState::JoinSecondary,
-                Some(Replacing::Rewind) | None => NodeState::Demoted,
+                _ if up.is_some() => NodeState::JoinSecondary,
+                Some(Replacing::Beside) | None => NodeState::Demoted,
             },
             Goal::Pledge { .. } if writable => NodeState::Draining,
             Goal::Pledge { .. } if down => NodeState::Demoted,

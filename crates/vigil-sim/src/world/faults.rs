@@ -20,6 +20,7 @@ pub(crate) enum Undo {
     Thaw { host: usize, pg_life: u64, keeper: bool },
     Unstick(usize),
     FastDisk(usize),
+    FastLink(usize),
     Calm,
     Monitor(usize),
     Wake(usize),
@@ -31,6 +32,28 @@ pub(crate) enum Undo {
 
 impl World {
     pub(super) fn fault(&mut self, number: usize) {
+        let Fault { group, amid, .. } = self.scenario.schedule[number];
+        if amid && matches!(self.stores[group].record.plan, Plan::Serving { .. }) {
+            self.armed.push(number);
+        } else {
+            self.strike(number);
+        }
+    }
+
+    /// A change of the primary has begun, or got on: what waited for that comes soon.
+    pub(super) fn strike_amid(&mut self, group: usize) {
+        let waits = |n: &usize| self.scenario.schedule[*n].group == group;
+        if let Some(at) = self.armed.iter().position(waits) {
+            let number = self.armed.remove(at);
+            let wait_ms = self.rng.range(0, 60) * self.rng.range(1, 6);
+            self.after(wait_ms, Event::Strike(number));
+        }
+    }
+
+    pub(super) fn strike(&mut self, number: usize) {
+        if self.healed {
+            return;
+        }
         let Fault { kind, group, target, detail, lasts_ms, .. } = self.scenario.schedule[number];
         let Some(victim) = self.victim(group, target) else { return };
         let plan = self.stores[group].record.plan.name();
@@ -100,6 +123,10 @@ impl World {
             Kind::SlowDisk => {
                 self.hosts[host].slow_disk = true;
                 self.after(lasts_ms, undo(Undo::FastDisk(host)));
+            }
+            Kind::SlowLink => {
+                self.hosts[host].lag_ms = 50 + detail % 700;
+                self.after(lasts_ms, undo(Undo::FastLink(host)));
             }
             Kind::LossyNet => {
                 self.net.lossy = true;
@@ -224,6 +251,7 @@ impl World {
                     self.pump_in(host, 5);
                 }
             }
+            Undo::FastLink(host) => self.hosts[host].lag_ms = 0,
             Undo::FastDisk(host) => self.hosts[host].slow_disk = false,
             Undo::Calm => (self.net.lossy, self.net.repeats) = (false, false),
             Undo::Monitor(0) => {
@@ -369,6 +397,7 @@ impl World {
             let life = self.hosts[host].pg.life;
             self.hosts[host].powered = true;
             self.hosts[host].slow_disk = false;
+            self.hosts[host].lag_ms = 0;
             self.hosts[host].dies_after = None;
             self.thaw(host, life, true);
             self.undo(Undo::Unstick(host));

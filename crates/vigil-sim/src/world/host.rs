@@ -47,6 +47,8 @@ pub(crate) struct Host {
     /// SIGSTOP of the keeper.
     pub(crate) keeper_frozen: bool,
     pub(crate) slow_disk: bool,
+    /// WAL comes and acknowledgements go only so late, in milliseconds.
+    pub(crate) lag_ms: u64,
     /// The keeper dies before it carries out this many more outputs.
     pub(crate) dies_after: Option<u64>,
     /// It has left the group for good.
@@ -66,8 +68,7 @@ impl Host {
 
     /// Whether an election may ever make use of its WAL.
     pub(crate) fn is_usable(&self) -> bool {
-        let whole = self.disk.replacing.is_none() && self.disk.copied_from.is_none();
-        self.pg.exists && !self.torn && whole
+        self.pg.exists && !self.torn && self.disk.is_whole()
     }
 
     pub(crate) fn is_member(&self, id: NodeId) -> bool {
@@ -99,6 +100,7 @@ impl World {
             powered: true,
             keeper_frozen: false,
             slow_disk: false,
+            lag_ms: 0,
             dies_after: None,
             left: false,
             pumping: false,

@@ -26,7 +26,7 @@ impl World {
             let attached = self.hosts[standby].pg.standby().and_then(|s| s.receiver);
             if attached == Some((host, life)) && !self.hosts[standby].pumping {
                 self.hosts[standby].pumping = true;
-                let wait_ms = self.latency();
+                let wait_ms = self.latency() + self.hosts[standby].lag_ms;
                 self.after(wait_ms, Event::Pump { host: standby });
             }
         }

@@ -124,6 +124,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(number) => self.fault(number),
+            Event::Strike(number) => self.strike(number),
             Event::Undo(undo) => self.undo(undo),
             Event::StartKeeper { host, life } => self.start_keeper(host, life),
             Event::Connect { host, life } => self.connect(host, life),

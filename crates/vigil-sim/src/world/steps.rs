@@ -2,6 +2,7 @@
 
 use vigil_core::driver::node::{NodeDriver, NodeInput};
 use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::step::{Step, StepDone};
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
@@ -139,8 +140,11 @@ impl World {
             self.lose_receiver(host);
         }
         self.stirred = true;
-        self.hosts[host].step.as_mut()?.halfway = true;
         self.look_soon(host);
+        if broken(Mutation::PledgeByReload) {
+            return None;
+        }
+        self.hosts[host].step.as_mut()?.halfway = true;
         Some(self.rng.range(5, 30))
     }
 
@@ -190,7 +194,9 @@ impl World {
                 Ok(StepDone::Plain)
             }
             Step::DropReceiver { .. } => {
-                self.lose_receiver(host);
+                if !broken(Mutation::PledgeByReload) {
+                    self.lose_receiver(host);
+                }
                 match self.hosts[host].pg.standby() {
                     Some(_) => Ok(StepDone::Plain),
                     None => no("not a standby"),
@@ -263,7 +269,7 @@ impl World {
         let when_ms = match self.rng.range(0, 99) {
             0..=2 => return,
             // Slower than the step waits.
-            3..=12 => middle_ms + self.rng.range(300, 4000),
+            3..=17 => middle_ms + self.rng.range(300, 7000),
             _ => middle_ms,
         };
         let pg_life = self.hosts[host].pg.life;
