@@ -540,7 +540,9 @@ impl NodeDriver {
             Data::Cluster(cluster) => Some(cluster),
             _ => None,
         };
-        let own = pledge(&self.record, seen);
+        // What was seen before a step that attaches, or while one is under way, proves nothing.
+        let attaches = self.running.as_ref().is_some_and(|r| r.step.may_attach());
+        let own = pledge(&self.record, seen).filter(|_| self.fresh && !attaches);
         let position = up.map(|up| Position {
             tli: up.tli,
             lsn: up.received.unwrap_or(Lsn::ZERO).max(up.replayed),

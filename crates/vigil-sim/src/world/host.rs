@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
-use vigil_core::ids::{NodeId, Now};
+use vigil_core::ids::{Epoch, NodeId, Now};
 use vigil_core::message::{Hello, Order};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::Step;
@@ -22,6 +22,8 @@ pub(crate) struct Running {
     pub(crate) cancelled: bool,
     /// Of the server when the step began.
     pub(crate) pg_life: u64,
+    /// Of the order by which it was begun.
+    pub(crate) epoch: Option<Epoch>,
     /// The first half of it is done.
     pub(crate) halfway: bool,
 }
@@ -141,7 +143,7 @@ impl World {
         if let Some(standby) = h.pg.standby_mut()
             && let Some(conf) = &mut standby.conf
         {
-            conf.1 = vigil_core::ids::Epoch(0);
+            conf.1 = Epoch(0);
         }
         self.note_host(host, "keeper", || "starts".into());
         self.look_soon(host);
