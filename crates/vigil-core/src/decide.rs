@@ -265,6 +265,9 @@ fn record_winner(
         );
         events.push(event(group, EventKind::Failover, Some(winner), text));
         group.rules.clear();
+        // What the winner does hold is not given up. A rule under which nothing can be acknowledged
+        // yet would bind no further election to it; this one does, until that is covered.
+        group.record_rule(epoch, winner, BTreeSet::new(), 0);
     }
     let stopped_ms = group.episode.as_ref().and_then(|e| e.from).and_then(|from| {
         facts

@@ -58,6 +58,10 @@ struct Context<'a> {
 impl Context<'_> {
     fn goal_of(&self, member: &Member) -> Option<Assignment> {
         let group = self.group;
+        // Nothing in the record is known to be the newest, not even who is in maintenance.
+        if group.plan == Plan::Recovering {
+            return None;
+        }
         let rule = group.rule();
         let serving = rule.map_or(group.epoch, |r| r.epoch);
         let assign = |epoch, goal, state| Some(Assignment { epoch, goal, state });

@@ -177,7 +177,7 @@ impl Ghost {
 
 impl World {
     /// Whether a host's word was given up by an operator: it may still run on the far side of a cut.
-    fn is_outlaw(&self, host: usize) -> bool {
+    pub(crate) fn is_outlaw(&self, host: usize) -> bool {
         let h = &self.hosts[host];
         let below = self.ghost.groups[h.group].given_up_below;
         h.disk.promise < below || h.pg.writer().is_some_and(|w| w.rule.epoch < below)

@@ -375,6 +375,9 @@ impl World {
 
     /// A dropped node comes again with an empty disk.
     fn rejoin(&mut self, host: usize) {
+        if self.stores[self.hosts[host].group].doubtful {
+            return self.after(500, Event::Undo(Undo::Rejoin(host)));
+        }
         if self.hosts[host].left {
             self.hosts[host].left = false;
             self.forget_node(host);

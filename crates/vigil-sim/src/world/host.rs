@@ -216,8 +216,8 @@ impl World {
             format!("e{epoch} s{seq} {} {:?}", order.goal_state, order.goal)
         });
         self.feed(host, NodeInput::Order(order));
-        let now = self.hosts[host].driver.as_ref().and_then(|d| d.order()).map(|o| o.seq);
-        if now == Some(seq) {
+        let now = self.hosts[host].driver.as_ref().and_then(|d| d.order());
+        if now.is_some_and(|o| (o.epoch, o.seq) == (epoch, seq)) {
             self.witness(&Moment::Obeyed { host, epoch, promise, seq, before });
         }
     }

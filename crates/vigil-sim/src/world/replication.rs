@@ -212,7 +212,7 @@ impl World {
     /// Commits whose acknowledgements are there are answered.
     pub(super) fn acknowledge(&mut self, host: usize) {
         let pg = &self.hosts[host].pg;
-        if pg.writer().is_none() || pg.frozen {
+        if pg.writer().is_none() || pg.frozen || self.is_outlaw(host) {
             return;
         }
         let group = self.hosts[host].group;
