@@ -169,10 +169,10 @@ fn handover(
     events: &mut Vec<Event>,
 ) {
     let Some(rule) = group.rule().cloned() else { return };
-    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
-            begin_election(group, facts, cause, evidence, None, None, now);
-        }
+    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now)
+        && can_be_won(group, facts, now).is_ok()
+    {
+        begin_election(group, facts, cause, evidence, None, None, now);
         return;
     }
     let ready = facts.fresh(from, &group.settings, now).is_some_and(|r| r.prepared);
