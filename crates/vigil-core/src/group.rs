@@ -177,6 +177,18 @@ impl Group {
         names.join(", ")
     }
 
+    /// A node leaves the record. With the last one the group begins anew: whoever comes next founds
+    /// it. Epochs and rule versions go on, so that nothing of before can be mistaken for new.
+    pub fn remove_member(&mut self, id: NodeId) {
+        self.members.remove(&id);
+        if self.members.is_empty() {
+            self.plan = Plan::Forming { founder: None };
+            self.rules.clear();
+            self.system_id = None;
+            self.episode = None;
+        }
+    }
+
     /// Appends a new rule to those in flight and returns it. The one place that numbers rules.
     /// Superseded rules under which nothing can ever have been acknowledged (fewer members than
     /// acknowledgements) bind no election and are dropped, so that S stays short.

@@ -236,7 +236,7 @@ fn failover(
     let verdict = group.rule().map(|rule| judge(group, facts, rule, now));
     match (serving, verdict) {
         (true, Some(Verdict::Fine)) => switchover(group, facts, None, Operation::Failover, now),
-        (true, Some(_)) if group.members.len() > 1 => {
+        (true, Some(_)) if group.members.keys().any(|id| group.primary() != Some(*id)) => {
             let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
             let operation = Some(Operation::Failover);
             begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
@@ -329,14 +329,7 @@ fn set_node(
         ));
     }
     if quorum == Some(false) {
-        let k = group.settings.number_sync_standbys as usize;
-        let left = group.members.values().filter(|m| m.id != id && counts(m)).count();
-        if k > 0 && left < k + 1 {
-            return Err(refused(
-                format!("number-sync-standbys is {k}: too few counted nodes would be left"),
-                "lower number-sync-standbys first: pgctl set-formation --number-sync-standbys 0",
-            ));
-        }
+        enough_without(group, id)?;
     }
     let member = member_mut(group, id)?;
     member.candidate_priority = priority.unwrap_or(member.candidate_priority);
@@ -347,6 +340,25 @@ fn set_node(
     );
     let events = vec![event(group, EventKind::Setting, Some(id), text.clone())];
     Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+/// Whether as many standbys as number-sync-standbys asks for could still be counted without node
+/// `id`, whoever of the others is the primary. With fewer, every commit would block.
+fn enough_without(group: &Group, id: NodeId) -> Result<(), Refusal> {
+    let k = group.settings.number_sync_standbys as usize;
+    let left = group.members.values().filter(|m| m.id != id && counts(m)).count();
+    let counted_now = group.members.get(&id).is_some_and(counts);
+    if k == 0 || left > k || !counted_now {
+        return Ok(());
+    }
+    let formation = &group.key.formation;
+    Err(refused(
+        format!("number-sync-standbys is {k}: too few counted nodes would be left"),
+        &format!(
+            "lower it first: pgctl set-formation --formation {formation} --number-sync-standbys {}",
+            left.saturating_sub(1)
+        ),
+    ))
 }
 
 fn set_settings(
@@ -409,8 +421,15 @@ fn enable_maintenance(
             let hint = format!("pgctl enable-maintenance {node} --allow-failover");
             return Err(refused(format!("{node} is the primary"), &hint));
         }
-        switchover(group, facts, None, Operation::Switchover, now)?;
+        enough_without(group, id)?;
+        let taken = switchover(group, facts, None, Operation::Switchover, now)?;
+        if let Some(episode) = &mut group.episode {
+            episode.then_maintenance = true;
+        }
+        let message = format!("{}, then enters maintenance", taken.message);
+        return Ok(Taken { message, watch: None, ..taken });
     }
+    enough_without(group, id)?;
     member_mut(group, id)?.maintenance = true;
     let text = format!("{node} enters maintenance");
     let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
@@ -425,8 +444,13 @@ fn drop_node(
     now: Now,
 ) -> Result<Taken, Refusal> {
     let id = named(group, node)?.id;
-    if group.rule().is_some_and(|r| r.primary == id) {
-        return Err(refused(format!("{node} is the primary"), "pgctl perform-switchover first"));
+    let last = group.members.len() == 1;
+    if group.rule().is_some_and(|r| r.primary == id) && !last {
+        let hint = match group.plan {
+            Plan::Serving { .. } => "pgctl perform-switchover first",
+            _ => "pgctl perform-failover --allow-data-loss makes another node the primary",
+        };
+        return Err(refused(format!("{node} is the primary"), hint));
     }
     let attended = facts.is_reachable(id, &group.settings, now)
         && facts.node(id).is_some_and(|n| n.stream.is_some());
@@ -434,12 +458,15 @@ fn drop_node(
         let hint = format!("pgctl drop-node {node} --force");
         return Err(refused(format!("{node} cannot be told: its keeper is not there"), &hint));
     }
+    if !force && !last {
+        enough_without(group, id)?;
+    }
     let text = format!("{node} is dropped");
     let events = vec![event(group, EventKind::Node, Some(id), text.clone())];
     if attended {
         member_mut(group, id)?.dropped = true;
     } else {
-        group.members.remove(&id);
+        group.remove_member(id);
     }
     Ok(Taken { message: text, events, ..Taken::default() })
 }

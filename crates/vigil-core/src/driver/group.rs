@@ -308,7 +308,7 @@ impl GroupDriver {
         if dropped && stopped {
             let text = format!("{} has left the group", self.group.name_of(id));
             events.push(event(&self.group, EventKind::Node, Some(id), text));
-            self.group.members.remove(&id);
+            self.group.remove_member(id);
             self.facts.nodes.remove(&id);
         }
     }

@@ -87,7 +87,7 @@ pub fn next_step(
 /// nothing. What runs already is left as it is.
 fn boot(record: &NodeRecord, seen: &Observed) -> Next {
     let whole = record.replacing.is_none() && record.copied_from.is_none();
-    let joined = record.node_id.is_some() && whole;
+    let joined = record.node_id.is_some() && whole && !record.stays_down;
     match (&seen.data, &seen.server) {
         (Data::Cluster(_), ServerView::Down) if joined => Next::Do(Step::StartStandby),
         (_, ServerView::Starting) => Next::Wait("Postgres to start"),

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
-use crate::message::{Order, Peer};
+use crate::message::{Goal, Order, Peer};
 use crate::rule::SyncRule;
+use crate::state::NodeState;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,6 +38,10 @@ pub struct NodeRecord {
     /// be started attached to it.
     #[serde(default)]
     pub copied_from: Option<(NodeId, Epoch)>,
+    /// In maintenance: a keeper that is started again leaves Postgres alone until it is told
+    /// something else.
+    #[serde(default)]
+    pub stays_down: bool,
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: Secret,
@@ -69,6 +74,7 @@ impl NodeRecord {
             rules_held: Vec::new(),
             replacing: None,
             copied_from: None,
+            stays_down: false,
             peers: Vec::new(),
             settings: Settings::default(),
             replication_password: Secret::default(),
@@ -94,6 +100,7 @@ impl NodeRecord {
         self.peers.clone_from(&order.peers);
         self.settings = order.settings;
         self.replication_password.clone_from(&order.replication_password);
+        self.stays_down = order.goal == Goal::Stop && order.goal_state == NodeState::Maintenance;
         let changed = *self != before;
         self.order_seq = order.seq;
         changed
