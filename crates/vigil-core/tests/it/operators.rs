@@ -179,9 +179,9 @@ fn a_keeper_remembers_that_its_node_is_in_maintenance() {
     let step =
         |record: &vigil_core::node::record::NodeRecord| next_step(record, None, &down, &memory);
     assert!(matches!(step(&record), Next::Do(_)), "a node boots by itself");
-    let mut stop = order(1, 5, Goal::Stop);
-    stop.goal_state = NodeState::Maintenance;
-    assert!(record.take_in(&stop), "to be fsynced");
+    let mut told = order(1, 5, Goal::Stop);
+    told.goal_state = NodeState::Maintenance;
+    assert!(record.take_in(&told), "to be fsynced");
     assert_eq!(step(&record), Next::Rest);
     record.take_in(&order(1, 6, Goal::Wait));
     assert!(matches!(step(&record), Next::Do(_)));
