@@ -11,6 +11,7 @@ use crate::goals::current_election;
 use crate::group::{Group, HandoverPlan, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
@@ -107,7 +108,7 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
         return;
     }
     if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
+        if can_be_won(group, facts, now).is_ok() && !facts.is_flapping(&group.settings, now) {
             begin_election(group, facts, cause, evidence, None, None, now);
         }
         return;
@@ -251,7 +252,8 @@ fn record_winner(
     events: &mut Vec<Event>,
 ) {
     group.last_tli = highest_tli(group, facts);
-    let tli = group.assign_tli();
+    let tli =
+        if broken(Mutation::TimelineReused) { Tli(position.tli.0 + 1) } else { group.assign_tli() };
     let present = facts.report(winner).and_then(|r| r.history.clone());
     let history = match present {
         Some(history) => future_history(&history, position, tli),
@@ -364,7 +366,8 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
 /// Above everything assigned here and everything that a keeper has promised.
 fn next_epoch(group: &mut Group, facts: &Facts) -> Epoch {
     let heard = facts.nodes.values().filter_map(|n| n.report.as_ref()).map(|r| r.promise);
-    group.epoch = heard.fold(group.epoch, Epoch::max).next();
+    let highest = heard.fold(group.epoch, Epoch::max);
+    group.epoch = if broken(Mutation::EpochReused) { highest } else { highest.next() };
     group.epoch
 }
 
@@ -445,10 +448,9 @@ pub fn begin_handover(
 pub fn best_standby(group: &Group, facts: &Facts, now: Now) -> Option<NodeId> {
     let rule = group.rule()?;
     let fit = group.members.values().filter(|m| m.id != rule.primary).filter(|m| {
-        m.candidate_priority > 0
-            && !m.maintenance
-            && !m.dropped
+        m.may_lead()
             && is_streaming(group, facts, rule, m.id, now)
+            && facts.report(m.id).is_some_and(|r| !r.delayed)
     });
     let best = fit.max_by_key(|m| {
         let position = facts.report(m.id).and_then(|r| r.position);

@@ -6,6 +6,7 @@ use crate::facts::{Facts, Reach};
 use crate::group::Group;
 use crate::ids::{NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 
 /// What is known of the primary.
@@ -104,7 +105,10 @@ fn absent(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict {
         let report_age_ms = now.mono_ms.saturating_sub(heard);
         let witness = group.name_of(*id);
         match report.following.filter(|f| f.primary == rule.primary && f.streaming) {
-            Some(f) if f.wal_age_ms.saturating_add(report_age_ms) <= vouch_ms => {
+            Some(f)
+                if f.wal_age_ms.saturating_add(report_age_ms) <= vouch_ms
+                    && !broken(Mutation::SilenceConvicts) =>
+            {
                 let why = format!("nothing heard from {name}, but {witness} still gets its WAL");
                 return Verdict::Suspect { why };
             }

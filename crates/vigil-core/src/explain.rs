@@ -63,12 +63,10 @@ pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
 fn is_promotable(group: &Group, facts: &Facts, member: &Member, now: Now) -> bool {
     let primary = group.rule().map(|r| r.primary);
     Some(member.id) != primary
-        && member.candidate_priority > 0
-        && !member.maintenance
-        && !member.dropped
+        && member.may_lead()
         && facts
             .fresh(member.id, &group.settings, now)
-            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving)
+            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving && !r.delayed)
 }
 
 fn row(
@@ -328,7 +326,7 @@ fn node_findings(
             format!("{name}'s Postgres runs but does not answer in time"),
             "the keeper kills it as soon as a standby can take over".to_owned(),
         ),
-        Server::Stopped if !member.maintenance => find(
+        Server::Stopped if !member.is_out() => find(
             "postgres_stopped",
             format!("{name}'s Postgres is stopped"),
             format!("its keeper starts it when it may; now: {}", group.plan.name()),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::group::{Group, Settings};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges};
 use crate::state::NodeState;
 
@@ -48,6 +49,8 @@ pub struct Facts {
     pub last_tick_ms: u64,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
+    /// When failovers were begun that no operator had asked for.
+    pub failovers_ms: Vec<u64>,
 }
 
 impl Facts {
@@ -58,7 +61,23 @@ impl Facts {
             plan_since: now,
             last_tick_ms: now.mono_ms,
             rule_since_ms: now.mono_ms,
+            failovers_ms: Vec::new(),
         }
+    }
+
+    /// Notes that an automatic failover has begun, and forgets those that no window holds any more.
+    pub fn note_failover(&mut self, settings: &Settings, now: Now) {
+        let window_ms = settings.failover_window_ms;
+        self.failovers_ms.retain(|at| now.mono_ms.saturating_sub(*at) < window_ms);
+        self.failovers_ms.push(now.mono_ms);
+    }
+
+    /// Whether so many failovers were begun by themselves that the next one needs an operator's
+    /// word, or more time: a primary that dies again and again is not cured by another one.
+    pub fn is_flapping(&self, settings: &Settings, now: Now) -> bool {
+        let recent = |at: &&u64| now.mono_ms.saturating_sub(**at) < settings.failover_window_ms;
+        let count = self.failovers_ms.iter().filter(recent).count();
+        settings.max_failovers > 0 && count >= settings.max_failovers as usize
     }
 
     pub fn node(&self, id: NodeId) -> Option<&NodeFacts> {
@@ -104,7 +123,11 @@ impl Facts {
     pub fn pledges(&self, epoch: Epoch) -> Pledges {
         self.nodes
             .iter()
-            .filter_map(|(id, node)| Some((*id, node.pledge.filter(|p| p.epoch == epoch)?)))
+            .filter_map(|(id, node)| {
+                let told = node.pledge.filter(|p| p.epoch == epoch);
+                let stale = || node.pledge.filter(|_| broken(Mutation::OldPledgesCount));
+                Some((*id, told.or_else(|| Some(Pledge { epoch, ..stale()? }))?))
+            })
             .collect()
     }
 

@@ -70,7 +70,7 @@ impl Context<'_> {
         if member.dropped && (last || !needed && !leads) {
             return assign(serving, Goal::Drop, NodeState::Dropped);
         }
-        if member.maintenance && !counted && !needed && !leads {
+        if member.is_out() && !counted && !needed && !leads {
             return assign(serving, Goal::Stop, NodeState::Maintenance);
         }
         match &group.plan {
@@ -134,13 +134,11 @@ impl Context<'_> {
     fn can_hand_over(&self, primary: NodeId) -> bool {
         self.group.members.values().any(|m| {
             m.id != primary
-                && m.candidate_priority > 0
-                && !m.maintenance
-                && !m.dropped
+                && m.may_lead()
                 && self
                     .facts
                     .fresh(m.id, &self.group.settings, self.now)
-                    .is_some_and(|r| r.server == Server::Standby && !r.leaving)
+                    .is_some_and(|r| r.server == Server::Standby && !r.leaving && !r.delayed)
         })
     }
 
@@ -197,7 +195,7 @@ impl Context<'_> {
         let was_primary = rule.is_some_and(|r| r.primary == member.id);
         let state = if was_primary { NodeState::Demoted } else { NodeState::ReportLsn };
         // Whatever is being done to a node in maintenance, it is not started meanwhile.
-        let restart = self.position_needed() && !member.maintenance;
+        let restart = self.position_needed() && !member.is_out();
         let goal = Goal::Pledge { await_wal, restart };
         Some(Assignment { epoch, goal, state })
     }

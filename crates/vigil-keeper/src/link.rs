@@ -207,6 +207,9 @@ impl Link {
             system_id: record.system_id,
             promise: record.promise,
             rules_held: record.rules_held.clone(),
+            // Settings of a node that was never told any are only our defaults.
+            settings: Some(record.settings).filter(|_| record.node_id.is_some()),
+            peers: record.peers.clone(),
             postgres_major: own.postgres_major,
         }
     }

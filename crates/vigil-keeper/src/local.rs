@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use vigil_core::event::EventKind;
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::Peer;
 use vigil_core::node::record::NodeRecord;
@@ -61,6 +62,8 @@ struct Known {
     upstream: Option<(NodeId, Epoch)>,
     /// The process in which this keeper has proved that its sync rule is obeyed.
     proved: Option<process::Pid>,
+    /// Not handed to the driver yet.
+    notices: Vec<(EventKind, String)>,
 }
 
 /// What the managed settings depend on.
@@ -133,6 +136,26 @@ impl Local {
 
     pub fn set_upstream(&self, upstream: Option<(NodeId, Epoch)>) {
         self.known().upstream = upstream;
+    }
+
+    /// Something that the group's events should hold; also logged.
+    pub fn notice(&self, kind: EventKind, text: String) {
+        tracing::warn!("{text}");
+        self.known().notices.push((kind, text));
+    }
+
+    /// Settings that would have won over ours were taken out of `postgresql.auto.conf`.
+    pub fn notice_reset(&self, names: &[String]) {
+        let text = format!(
+            "reset {}: set by ALTER SYSTEM or pg_basebackup -R, but managed by pgvigil",
+            names.join(", ")
+        );
+        self.notice(EventKind::Setting, text);
+    }
+
+    /// What was noticed since the last call.
+    pub fn take_notices(&self) -> Vec<(EventKind, String)> {
+        std::mem::take(&mut self.known().notices)
     }
 
     /// Whether this keeper has seen this very server obey a sync rule.
@@ -233,13 +256,21 @@ impl Local {
     /// # Errors
     /// The disk.
     pub fn write_before_start(&self, record: &NodeRecord, role: Role<'_>) -> Result<()> {
+        if let Some(outside) = conf::bring_in(&self.pgdata, self.install.major)? {
+            let text = format!(
+                "the configuration in {} was copied into {}, which is read from now on",
+                outside.display(),
+                self.pgdata.display()
+            );
+            self.notice(EventKind::Setting, text);
+        }
         let conf = self.conf(record, role)?;
         conf::ensure_included(&self.pgdata)?;
         conf.write(&self.pgdata)?;
         self.hba(record).write(&self.pgdata)?;
         let stripped = conf::strip_auto_conf(&self.pgdata, &conf.names())?;
         if !stripped.is_empty() {
-            tracing::warn!(settings = ?stripped, "removed from postgresql.auto.conf: managed here");
+            self.notice_reset(&stripped);
         }
         self.mark(record)
     }

@@ -255,6 +255,9 @@ impl<D: Decisions> GroupTask<D> {
         if !self.record.members.contains_key(&fresh_id) {
             self.around.ids.give_back(fresh_id);
         }
+        if let Some(highest) = self.record.members.keys().max() {
+            self.around.ids.is_taken(*highest);
+        }
     }
 
     /// One input: decide, record, act.

@@ -147,6 +147,9 @@ impl Postgres {
             upstream: None,
             history: self.history(),
             checkpoint_tli: Tli(self.checkpoint_tli),
+            delayed: false,
+            cramped: false,
+            foreign_conf: false,
             senders: self
                 .told
                 .iter()

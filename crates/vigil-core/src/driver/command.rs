@@ -9,7 +9,9 @@ use crate::facts::Facts;
 use crate::goals::current_election;
 use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
-use crate::message::{Hello, Server};
+use crate::message::{Hello, Peer, Server};
+use crate::mutation::{Mutation, broken};
+use crate::rule::SyncRule;
 use crate::wal::Tli;
 
 /// A command that was taken.
@@ -43,6 +45,7 @@ pub(crate) fn register(
             "point --pgdata at an empty directory, or join another --formation or --group",
         ));
     }
+    let fresh_id = above_all_known(group, hello, fresh_id);
     let known =
         hello.node_id.filter(|id| group.members.get(id).is_some_and(|m| m.name == hello.name));
     if let Some(id) = known {
@@ -63,6 +66,9 @@ pub(crate) fn register(
         }
         // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
         let old = old.id;
+        if broken(Mutation::Amnesia) {
+            return Ok(old);
+        }
         group.members.remove(&old);
         if group.plan == (Plan::Forming { founder: Some(old) }) {
             // Nothing was ever acknowledged: another one founds the group.
@@ -75,38 +81,60 @@ pub(crate) fn register(
         Some(id) if hello.promise > Epoch(0) && !group.members.contains_key(&id) => id,
         _ => fresh_id,
     };
-    group.members.insert(
+    // What an operator has set since it first joined was told to it, and is better than what its
+    // command line says.
+    let told = hello.peers.iter().find(|p| Some(p.id) == hello.node_id && p.id == id);
+    let own = Peer {
         id,
-        Member {
-            id,
-            name: hello.name.clone(),
-            host: hello.host.clone(),
-            port: hello.port,
-            candidate_priority: hello.candidate_priority,
-            replication_quorum: hello.replication_quorum,
-            maintenance: false,
-            dropped: false,
-        },
-    );
+        name: hello.name.clone(),
+        host: hello.host.clone(),
+        port: hello.port,
+        candidate_priority: told.map_or(hello.candidate_priority, |p| p.candidate_priority),
+        replication_quorum: told.map_or(hello.replication_quorum, |p| p.replication_quorum),
+        maintenance: told.is_some_and(|p| p.maintenance),
+    };
+    group.members.insert(id, Member::from_peer(&own));
     learn(group, hello);
     Ok(id)
 }
 
+/// A store that was lost counts its node ids from the beginning again; the keepers remember. A
+/// negative id stands for none.
+fn above_all_known(group: &Group, hello: &Hello, fresh_id: NodeId) -> NodeId {
+    let named = |r: &SyncRule| r.members.iter().copied().chain([r.primary]).max();
+    let members = group.members.keys().copied().max();
+    let rules = group.rules.iter().chain(&hello.rules_held).filter_map(named).max();
+    let told = hello.peers.iter().map(|p| p.id).max();
+    let highest = members.max(rules).max(told).unwrap_or(NodeId(0));
+    if fresh_id < NodeId(0) { fresh_id } else { fresh_id.max(NodeId(highest.0 + 1)) }
+}
+
 /// DESIGN §4.19: what a keeper has fsynced may be newer than the store.
 fn learn(group: &mut Group, hello: &Hello) {
-    let newest = |g: &Group| g.rule().map(crate::rule::SyncRule::id);
+    let newest = |g: &Group| g.rule().map(SyncRule::id);
     let mut news: Vec<_> =
         hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
     let behind = hello.promise > group.epoch || !news.is_empty();
-    if !behind {
+    if !behind || broken(Mutation::OldStoreTrusted) {
         return;
     }
-    news.sort_by_key(crate::rule::SyncRule::id);
+    news.sort_by_key(SyncRule::id);
     group.epoch = group.epoch.max(hello.promise);
     for rule in news {
         group.last_rule_version = group.last_rule_version.max(rule.version);
         group.epoch = group.epoch.max(rule.epoch);
         group.rules.push(rule);
+    }
+    for peer in &hello.peers {
+        let taken = group.member_named(&peer.name).is_some();
+        if !taken && !group.members.contains_key(&peer.id) {
+            group.members.insert(peer.id, Member::from_peer(peer));
+        }
+    }
+    if let Some(settings) = hello.settings
+        && hello.promise >= group.epoch
+    {
+        group.settings = settings;
     }
     group.last_tli = group.last_tli.max(Tli(1));
     group.plan = Plan::Recovering;
@@ -148,12 +176,19 @@ pub(crate) fn take(
         Command::DisableMaintenance { node } => {
             let id = named(group, node)?.id;
             let member = member_mut(group, id)?;
-            if !member.maintenance {
-                return Err(refused(format!("{node} is not in maintenance"), ""));
-            }
+            let (kind, text) = match (member.maintenance, &member.quarantine) {
+                (_, Some(why)) => (
+                    EventKind::Quarantine,
+                    format!("{node} leaves quarantine, it was in for: {why}"),
+                ),
+                (true, None) => (EventKind::Maintenance, format!("{node} leaves maintenance")),
+                (false, None) => {
+                    return Err(refused(format!("{node} is not in maintenance"), ""));
+                }
+            };
             member.maintenance = false;
-            let text = format!("{node} leaves maintenance");
-            let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
+            member.quarantine = None;
+            let events = vec![event(group, kind, Some(id), text.clone())];
             Ok(Taken { message: text, events, ..Taken::default() })
         }
         Command::DropNode { node, force } => drop_node(group, facts, node, *force, now),
@@ -291,9 +326,14 @@ const HANDOVER_LAG: u64 = 16 * 1024 * 1024;
 fn fit_for_handover(group: &Group, facts: &Facts, id: NodeId, now: Now) -> Result<(), Refusal> {
     let (Some(member), Some(rule)) = (group.members.get(&id), group.rule()) else { return Ok(()) };
     let name = &member.name;
-    if member.maintenance {
+    if member.is_out() {
         let hint = format!("pgctl disable-maintenance {name}");
-        return Err(refused(format!("{name} is in maintenance"), &hint));
+        let what = if member.maintenance { "maintenance" } else { "quarantine" };
+        return Err(refused(format!("{name} is in {what}"), &hint));
+    }
+    if facts.report(id).is_some_and(|r| r.delayed) {
+        let text = format!("{name} replays late on purpose (recovery_min_apply_delay)");
+        return Err(refused(text, "name another standby"));
     }
     if member.candidate_priority == 0 {
         let hint = format!("pgctl set-node {name} --candidate-priority 50");
@@ -413,6 +453,10 @@ fn enable_maintenance(
     now: Now,
 ) -> Result<Taken, Refusal> {
     let id = named(group, node)?.id;
+    if let Some(why) = group.members.get(&id).and_then(|m| m.quarantine.as_ref()) {
+        let hint = format!("pgctl disable-maintenance {node}");
+        return Err(refused(format!("{node} is in quarantine: {why}"), &hint));
+    }
     if group.members.get(&id).is_some_and(|m| m.maintenance) {
         return Err(refused(format!("{node} is in maintenance already"), ""));
     }

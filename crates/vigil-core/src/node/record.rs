@@ -2,11 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
-use crate::message::{Goal, Order, Peer};
+use crate::message::{Goal, Notice, Order, Peer};
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
+
+/// So many notices are kept; the monitor hears of each within a heartbeat, if it hears at all.
+const NOTICES_MAX: usize = 8;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -42,6 +47,15 @@ pub struct NodeRecord {
     /// something else.
     #[serde(default)]
     pub stays_down: bool,
+    /// It was somebody's standby when this keeper first saw it: no group is founded with it.
+    #[serde(default)]
+    pub found_as_standby: bool,
+    /// Replays late on purpose, as last seen.
+    #[serde(default)]
+    pub delayed: bool,
+    /// The newest things that the group's events should hold, numbered for ever.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: Secret,
@@ -75,6 +89,9 @@ impl NodeRecord {
             replacing: None,
             copied_from: None,
             stays_down: false,
+            found_as_standby: false,
+            delayed: false,
+            notices: Vec::new(),
             peers: Vec::new(),
             settings: Settings::default(),
             replication_password: Secret::default(),
@@ -85,10 +102,19 @@ impl NodeRecord {
         self.peers.iter().find(|p| p.id == id)
     }
 
+    /// Adds something that the monitor should put into its events.
+    pub fn notice(&mut self, kind: EventKind, text: String) {
+        let seq = self.notices.last().map_or(1, |n| n.seq + 1);
+        self.notices.push(Notice { seq, kind, text });
+        let surplus = self.notices.len().saturating_sub(NOTICES_MAX);
+        self.notices.drain(..surplus);
+    }
+
     /// Whether `order` may be obeyed: nothing below the promise, nothing older than what was
     /// taken in already (a delayed or repeated message can do no harm).
     pub fn accepts(&self, order: &Order) -> bool {
-        order.epoch >= self.promise && order.seq >= self.order_seq
+        broken(Mutation::OldOrdersObeyed)
+            || order.epoch >= self.promise && order.seq >= self.order_seq
     }
 
     /// Takes the durable part of an accepted order in. Returns whether something must be fsynced
@@ -103,6 +129,6 @@ impl NodeRecord {
         self.stays_down = order.goal == Goal::Stop && order.goal_state == NodeState::Maintenance;
         let changed = *self != before;
         self.order_seq = order.seq;
-        changed
+        changed && !broken(Mutation::PromiseNotSaved)
     }
 }
