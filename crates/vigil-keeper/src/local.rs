@@ -20,6 +20,7 @@ use vigil_postgres::process::Postmaster;
 use vigil_postgres::standby::Upstream;
 use vigil_postgres::{Installation, Session, Target, process};
 
+use crate::claim::Claim;
 use crate::identity::{self, Mark};
 use crate::passfile;
 use crate::state_file::StateDir;
@@ -44,6 +45,7 @@ pub struct Place {
     /// Output of the server.
     pub log: PathBuf,
     pub state: StateDir,
+    pub claim: Claim,
 }
 
 /// [`Place`], and what is known of the server that runs there.
@@ -60,6 +62,8 @@ struct Known {
     postmaster: Option<Postmaster>,
     /// What this keeper last made the server follow, and by which epoch's order.
     upstream: Option<(NodeId, Epoch)>,
+    /// Where that node was then.
+    upstream_at: Option<(String, u16)>,
     /// The process in which this keeper has proved that its sync rule is obeyed.
     proved: Option<process::Pid>,
     /// Not handed to the driver yet.
@@ -130,8 +134,12 @@ impl Local {
         self.known().postmaster = postmaster;
     }
 
-    pub fn upstream(&self) -> Option<(NodeId, Epoch)> {
-        self.known().upstream
+    /// Whom the server follows by our order; `None` also when that node has moved since: then it
+    /// has to be pointed there anew.
+    pub fn upstream(&self, record: &NodeRecord) -> Option<(NodeId, Epoch)> {
+        let known = self.known();
+        let at = |(id, _): &(NodeId, Epoch)| record.peer(*id).map(|p| (p.host.clone(), p.port));
+        known.upstream.filter(|upstream| at(upstream) == known.upstream_at)
     }
 
     pub fn set_upstream(&self, upstream: Option<(NodeId, Epoch)>) {
@@ -211,6 +219,7 @@ impl Local {
         };
         if let Role::Follower(primary) = role {
             let upstream = Upstream { password: None, ..self.upstream_of(record, primary)? };
+            self.known().upstream_at = Some((upstream.host.clone(), upstream.port));
             let passfile =
                 passfile::write(self.state.path(), record.replication_password.reveal())?;
             let passfile = passfile.to_string_lossy();

@@ -231,7 +231,7 @@ impl Observer {
             streaming,
             wal_age_ms: self.memory.grown_at.map(|at| crate::clock::ms(at.elapsed())),
             detached,
-            upstream: local.upstream(),
+            upstream: local.upstream(&self.record.borrow()),
             history: history(&local, tli),
             checkpoint_tli: control.checkpoint_tli,
             delayed: status.delayed,

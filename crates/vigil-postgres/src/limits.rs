@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 /// The five of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "they are the names of the settings")]
 pub struct Limits {
     pub max_connections: u32,
     pub max_worker_processes: u32,

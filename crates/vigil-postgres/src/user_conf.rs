@@ -67,8 +67,8 @@ impl Include {
         }
         let entries = fs::read_dir(path).into_iter().flatten().flatten();
         let is_conf = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            name.ends_with(".conf") && !name.starts_with('.')
+            let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+            name.ends_with(b".conf") && !name.starts_with(b".")
         };
         let mut files: Vec<PathBuf> = entries.map(|e| e.path()).filter(is_conf).collect();
         files.sort();

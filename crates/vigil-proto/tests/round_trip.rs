@@ -232,7 +232,7 @@ fn result() -> OperationResult {
 fn what_keepers_say() {
     round_trip::<_, pb::Hello>(hello());
     round_trip::<_, pb::Report>(report());
-    round_trip::<_, pb::KeeperMessage>(KeeperMessage::Hello(hello()));
+    round_trip::<_, pb::KeeperMessage>(KeeperMessage::Hello(Box::new(hello())));
     round_trip::<_, pb::KeeperMessage>(KeeperMessage::Report {
         counter: 5,
         report: Box::new(report()),

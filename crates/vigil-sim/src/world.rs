@@ -42,7 +42,7 @@ pub struct Stats {
 }
 
 enum ToMonitor {
-    Hello(Hello),
+    Hello(Box<Hello>),
     Report(Box<Report>),
 }
 

@@ -215,6 +215,14 @@ impl GroupDriver {
         }
     }
 
+    /// Whether a command would be taken now. Nothing is changed.
+    ///
+    /// # Errors
+    /// How it would be refused.
+    pub fn check(&self, command: &Command, now: Now) -> Result<(), Refusal> {
+        command::take(&mut self.group.clone(), &self.facts, command, now).map(|_| ())
+    }
+
     /// What people see. `clock` renders wall-clock milliseconds as RFC 3339.
     pub fn view(&self, now: Now, clock: Clock) -> GroupView {
         view(&self.group, &self.facts, now, clock)

@@ -15,6 +15,7 @@ const NOTICES_MAX: usize = 8;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, kept one by one")]
 pub struct NodeRecord {
     pub formation: String,
     pub group: u32,

@@ -100,7 +100,7 @@ impl World {
             peers: record.peers.clone(),
             postgres_major: 17,
         };
-        self.send_up(stream, i, ToMonitor::Hello(hello));
+        self.send_up(stream, i, ToMonitor::Hello(Box::new(hello)));
     }
 
     pub(super) fn send_up(&mut self, stream: u64, i: usize, message: ToMonitor) {
@@ -136,7 +136,7 @@ impl World {
                 ToMonitor::Hello(hello) => {
                     let fresh_id = NodeId(self.next_id);
                     self.next_id += 1;
-                    self.monitor_input(GroupInput::Hello { stream, hello, fresh_id });
+                    self.monitor_input(GroupInput::Hello { stream, hello: *hello, fresh_id });
                 }
                 ToMonitor::Report(report) => {
                     let Some(node) = self.hosts[i].id else { continue };
