@@ -37,3 +37,4 @@ mod power_cuts;
 mod random_faults;
 mod settings;
 mod start_errors;
+mod take_over;

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -47,6 +47,8 @@ struct Host {
     args: Vec<String>,
     daemon: Option<Owned>,
     frozen: Vec<Process>,
+    /// (a directory of its own, where this host sees it): what is on a path differs by host.
+    mounts: Vec<(PathBuf, PathBuf)>,
 }
 
 impl Host {
@@ -183,6 +185,7 @@ impl Builder {
                 args: Vec::new(),
                 daemon: None,
                 frozen: Vec::new(),
+                mounts: Vec::new(),
             });
         };
         add(MONITOR, "vigil-monitor", "data");
@@ -368,7 +371,12 @@ impl Lab {
         let host = self.host(name);
         assert!(host.keeper().is_empty(), "{name} is running");
         let log = File::options().create(true).append(true).open(self.dir.log(name)).unwrap();
-        let mut command = self.dir.command(self.dir.bin(host.program), &host.home);
+        let program = self.dir.bin(host.program);
+        let mut command = if host.mounts.is_empty() {
+            self.dir.command(program, &host.home)
+        } else {
+            self.dir.command_with_mounts(program, &host.home, &host.mounts)
+        };
         command.args(&host.args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let daemon = self.on_host(name, || own(&mut command));
         self.host_mut(name).daemon = Some(daemon);
@@ -393,6 +401,7 @@ impl Lab {
             args,
             daemon: None,
             frozen: Vec::new(),
+            mounts: Vec::new(),
         });
         for (option, value) in [
             ("--pgdata", data.display().to_string()),
@@ -412,6 +421,14 @@ impl Lab {
             Some(at) => value.clone_into(&mut args[at + 1]),
             None => args.extend([option.to_owned(), value.to_owned()]),
         }
+    }
+
+    /// Gives a host a directory of its own at a path that all hosts have, from its daemon's next
+    /// start on. For root only.
+    pub(crate) fn mount(&mut self, name: &str, at: &Path) -> PathBuf {
+        let own = self.dir.make_home(&format!("{name}/{}", at.file_name().unwrap().display()));
+        self.host_mut(name).mounts.push((own.clone(), at.to_owned()));
+        own
     }
 
     /// A host that is no part of the cluster any more.
