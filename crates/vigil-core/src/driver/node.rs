@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
 use crate::mutation::{Mutation, broken};
@@ -44,6 +45,11 @@ pub enum NodeInput {
         id: u64,
         result: Result<StepDone, String>,
     },
+    /// Something happened here that the group's events should hold.
+    Notice {
+        kind: EventKind,
+        text: String,
+    },
     /// Asked to stop politely.
     Leave,
     Tick,
@@ -75,6 +81,8 @@ struct Running {
 
 struct Retry {
     failures: u32,
+    /// Those of them that will not pass by themselves.
+    lasting: u32,
     not_before_ms: u64,
     what: &'static str,
     text: String,
@@ -161,6 +169,10 @@ impl NodeDriver {
             NodeInput::Order(order) => self.take_order(order, now, &mut out),
             NodeInput::Observed(seen) => self.look(seen, now, &mut out),
             NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, &mut out),
+            NodeInput::Notice { kind, text } => {
+                self.record.notice(kind, text);
+                out.push(NodeOutput::Save(Box::new(self.record.clone())));
+            }
             NodeInput::Leave => {
                 self.leaving_since_ms.get_or_insert(now.mono_ms);
                 self.last_sent = None;
@@ -289,6 +301,12 @@ impl NodeDriver {
         if over && std::mem::take(&mut self.record.promoting) {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
+        if let ServerView::Up(up) = &seen.server
+            && self.record.delayed != (up.in_recovery && up.delayed)
+        {
+            self.record.delayed = up.in_recovery && up.delayed;
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
@@ -359,13 +377,14 @@ impl NodeDriver {
             Err(_) if running.cancelled => {}
             Err(text) => {
                 let what = running.step.name();
-                let failures = match &self.retry {
-                    Some(retry) if retry.what == what => retry.failures + 1,
-                    _ => 1,
+                let (failures, lasting) = match &self.retry {
+                    Some(retry) if retry.what == what => (retry.failures + 1, retry.lasting),
+                    _ => (1, 0),
                 };
+                let lasting = lasting + u32::from(!passes_by_itself(&text));
                 let pause = (RETRY_MS << (failures - 1).min(10)).min(RETRY_MAX_MS);
                 let not_before_ms = now.mono_ms + pause;
-                self.retry = Some(Retry { failures, not_before_ms, what, text });
+                self.retry = Some(Retry { failures, lasting, not_before_ms, what, text });
             }
         }
     }
@@ -391,8 +410,12 @@ impl NodeDriver {
                 }
             }
             StepDone::Created { system_id } => record.system_id = Some(*system_id),
-            // Where it lies is in the keeper's log.
-            StepDone::WalKept { .. } | StepDone::Plain => {}
+            StepDone::WalKept { path } => {
+                let text =
+                    format!("{} was rewound; its WAL from the fork on is in {path}", record.name);
+                record.notice(EventKind::Rejoin, text);
+            }
+            StepDone::Plain => {}
         }
         if record != self.record {
             self.record = record;
@@ -568,7 +591,9 @@ impl NodeDriver {
             usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
+            delayed: self.record.delayed,
             problem: self.problem(seen),
+            notices: self.record.notices.clone(),
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
@@ -576,11 +601,18 @@ impl NodeDriver {
 
     fn problem(&self, seen: &Observed) -> Option<Problem> {
         if let Data::Foreign { reason } = &seen.data {
-            return Some(Problem { code: "foreign_data".into(), text: reason.clone() });
+            let (code, text) = ("foreign_data".to_owned(), reason.clone());
+            return Some(Problem { code, text, failures: 0 });
+        }
+        let waits = matches!(self.order.as_ref().map(|o| &o.goal), None | Some(Goal::Wait));
+        if self.record.found_as_standby && waits {
+            let text = "its data is a standby's: start the keeper of its primary first".to_owned();
+            return Some(Problem { code: "standby_alone".to_owned(), text, failures: 0 });
         }
         // One failure is an event of the step; repeated ones are a problem for people.
         let retry = self.retry.as_ref().filter(|r| r.failures >= 2)?;
-        Some(Problem { code: format!("{}_failed", retry.what), text: retry.text.clone() })
+        let (code, text) = (format!("{}_failed", retry.what), retry.text.clone());
+        Some(Problem { code, text, failures: retry.lasting })
     }
 
     fn doing(&self, seen: &Observed) -> Option<String> {
@@ -659,6 +691,13 @@ impl NodeDriver {
             Goal::Drop => NodeState::Dropped,
         }
     }
+}
+
+/// Whether a failure only says that another node cannot be reached at present.
+fn passes_by_itself(error: &str) -> bool {
+    ["connection to server", "could not connect", "could not receive data", "server closed the"]
+        .iter()
+        .any(|words| error.contains(words))
 }
 
 fn server_word(seen: &Observed) -> Server {

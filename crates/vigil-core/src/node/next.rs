@@ -87,7 +87,7 @@ pub fn next_step(
 /// Without a word from the monitor every boot is as a detached standby: it can acknowledge
 /// nothing. What runs already is left as it is.
 fn boot(record: &NodeRecord, seen: &Observed) -> Next {
-    let joined = record.node_id.is_some() && record.is_whole();
+    let joined = record.node_id.is_some() && record.is_whole() && !record.stays_down;
     match (&seen.data, &seen.server) {
         (Data::Cluster(_), ServerView::Down) if joined => {
             match record.own_rule.clone().filter(|own| Some(own.epoch) == record.led_in) {
@@ -122,11 +122,9 @@ fn found(record: &NodeRecord, rule: &SyncRule, seen: &Observed, memory: &Circums
         }
         (_, ServerView::Up(up)) if !up.in_recovery => {
             if record.led_in != Some(rule.epoch) {
-                // A standalone server that ran before us: its epoch begins now.
-                return Next::Write(
-                    Box::new(led(record, rule)),
-                    Step::PutRule { rule: rule.clone() },
-                );
+                // A standalone server that ran before us. Where it listens, whether standbys can
+                // connect, which files it reads: all of that is decided at a start.
+                return Next::Do(Step::Stop { budget_ms: 4 * STOP_BUDGET_MS });
             }
             serve(record, rule, up, memory, false)
         }
@@ -263,6 +261,10 @@ fn detach(
         ServerView::Up(up) if !up.in_recovery => {
             Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
         }
+        // No reload of ours would reach it.
+        ServerView::Up(up) if up.foreign_conf => {
+            Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
+        }
         // Its promotion cannot be called back.
         ServerView::Up(_) if record.promoting && !broken(Mutation::PledgeWhilePromoting) => {
             Some(Next::Do(Step::Kill))
@@ -340,6 +342,10 @@ fn follow(
     }
     if up.upstream.is_some_and(|u| u.0 == primary) && broken(Mutation::LineageUnchecked) {
         return Next::Rest;
+    }
+    if up.cramped || up.foreign_conf {
+        // The start that follows has the right settings.
+        return Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS });
     }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
         // Its WAL is a prefix of the primary's, so a copy beside takes nothing away, and the rule may

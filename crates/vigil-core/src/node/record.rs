@@ -2,14 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
-use crate::message::{Order, Peer};
+use crate::message::{Goal, Notice, Order, Peer};
 use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
+use crate::state::NodeState;
+
+/// So many notices are kept; the monitor hears of each within a heartbeat, if it hears at all.
+const NOTICES_MAX: usize = 8;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, kept one by one")]
 pub struct NodeRecord {
     pub formation: String,
     pub group: u32,
@@ -38,6 +44,19 @@ pub struct NodeRecord {
     /// be started attached to it.
     #[serde(default)]
     pub copied_from: Option<(NodeId, Epoch)>,
+    /// In maintenance: a keeper that is started again leaves Postgres alone until it is told
+    /// something else.
+    #[serde(default)]
+    pub stays_down: bool,
+    /// It was somebody's standby when this keeper first saw it: no group is founded with it.
+    #[serde(default)]
+    pub found_as_standby: bool,
+    /// Replays late on purpose, as last seen.
+    #[serde(default)]
+    pub delayed: bool,
+    /// The newest things that the group's events should hold, numbered for ever.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: Secret,
@@ -73,6 +92,10 @@ impl NodeRecord {
             rules_held: Vec::new(),
             replacing: None,
             copied_from: None,
+            stays_down: false,
+            found_as_standby: false,
+            delayed: false,
+            notices: Vec::new(),
             peers: Vec::new(),
             settings: Settings::default(),
             replication_password: Secret::default(),
@@ -93,6 +116,14 @@ impl NodeRecord {
         self.peers.iter().find(|p| p.id == id)
     }
 
+    /// Adds something that the monitor should put into its events.
+    pub fn notice(&mut self, kind: EventKind, text: String) {
+        let seq = self.notices.last().map_or(1, |n| n.seq + 1);
+        self.notices.push(Notice { seq, kind, text });
+        let surplus = self.notices.len().saturating_sub(NOTICES_MAX);
+        self.notices.drain(..surplus);
+    }
+
     /// Whether `order` may be obeyed: nothing below the promise, nothing older than what was
     /// taken in already (a delayed or repeated message can do no harm).
     pub fn accepts(&self, order: &Order) -> bool {
@@ -109,6 +140,7 @@ impl NodeRecord {
         self.peers.clone_from(&order.peers);
         self.settings = order.settings;
         self.replication_password.clone_from(&order.replication_password);
+        self.stays_down = order.goal == Goal::Stop && order.goal_state == NodeState::Maintenance;
         let changed = *self != before;
         self.order_seq = order.seq;
         changed && !broken(Mutation::PromiseNotSaved)

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::ids::{Epoch, NodeId};
-use vigil_core::message::{Goal, Order, Peer, Report, Sender, Server};
+use vigil_core::message::{Goal, Order, Report, Sender, Server};
 use vigil_core::node::observed::{Data, Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::{Step, StepDone};
@@ -290,9 +290,7 @@ fn an_isolated_primary_fences_itself_and_nobody_else_does() {
     let leader = || {
         let mut disk = record(1);
         (disk.promise, disk.led_in, disk.own_rule) = (Epoch(7), Some(Epoch(7)), Some(rule.clone()));
-        disk.peers = [2, 3]
-            .map(|n| Peer { id: NodeId(n), name: format!("node{n}"), host: String::new(), port: 1 })
-            .to_vec();
+        disk.peers = [2, 3].map(|n| crate::support::member(n).as_peer()).to_vec();
         let mut keeper = Keeper::welcomed(disk);
         let lead = Goal::Lead { rule: rule.clone(), tli: Tli(1), renewal: false, prepare: false };
         let mut with_peers = order(7, 10, lead);
@@ -335,8 +333,7 @@ fn a_rule_is_covered_by_its_members_past_its_beginning() {
     let covered = |senders: &[(&str, bool, u64)]| {
         let mut disk = record(1);
         (disk.promise, disk.led_in, disk.own_rule) = (Epoch(7), Some(Epoch(7)), Some(rule.clone()));
-        let peer =
-            |n: i64| Peer { id: NodeId(n), name: format!("node{n}"), host: String::new(), port: 1 };
+        let peer = |n: i64| crate::support::member(n).as_peer();
         disk.peers = [2, 3, 4].map(peer).to_vec();
         let mut keeper = Keeper::welcomed(disk);
         let goal = Goal::Lead { rule: rule.clone(), tli: Tli(1), renewal: false, prepare: false };

@@ -204,8 +204,11 @@ impl World {
                 self.after(lasts_ms, Event::Undo(Undo::Maintenance(host)));
                 Command::EnableMaintenance { node, allow_failover: detail.is_multiple_of(2) }
             }
-            // Nobody removes nodes from a group that has no primary.
-            Kind::Drop if !self.serves(group) => return,
+            // Nobody removes nodes from a group that has no primary, and with its last node a group
+            // ends.
+            Kind::Drop if !self.serves(group) || self.stores[group].record.members.len() < 2 => {
+                return;
+            }
             Kind::Drop => {
                 self.after(lasts_ms, Event::Undo(Undo::Rejoin(host)));
                 Command::DropNode { node, force: detail.is_multiple_of(4) }

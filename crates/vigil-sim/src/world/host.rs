@@ -198,6 +198,8 @@ impl World {
             system_id: h.pg.exists.then_some(1),
             promise: record.promise,
             rules_held: record.rules_held.clone(),
+            settings: Some(record.settings),
+            peers: record.peers.clone(),
             postgres_major: 17,
         };
         self.send_up(stream, ToMonitor::Hello(Box::new(hello)));
