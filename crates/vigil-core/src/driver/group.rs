@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Command, Refusal};
+use crate::command::{Command, Refusal, RefusalCode};
 use crate::decide::{decide, event};
 use crate::driver::command::{self, Watcher};
 use crate::event::{Event, EventKind};
@@ -257,6 +257,12 @@ impl GroupDriver {
             let open = facts.node(id).is_some_and(|n| n.stream.is_some());
             open && facts.is_reachable(id, &settings, now)
         };
+        let present = hello.node_id.and_then(|id| self.facts.node(id)?.stream);
+        if present.is_some_and(|present| present > stream) {
+            // The network held it back: the keeper has connected anew since.
+            let words = format!("{} has a newer connection", hello.name);
+            return Err(Refusal::new(RefusalCode::Refused, words, "nothing: it goes on there"));
+        }
         let known = (self.group.epoch, self.group.rules.clone());
         let node_id = command::register(&mut self.group, hello, fresh_id, &reachable)?;
         self.facts.doubted_for_age &= known == (self.group.epoch, self.group.rules.clone());
