@@ -348,12 +348,12 @@ impl GroupDriver {
         events.push(event(&self.group, EventKind::Quarantine, Some(id), text));
     }
 
-    /// A keeper that has taken in orders of a later record than this one: the store is not the
-    /// newest, and keepers would refuse orders that are numbered by it.
+    /// A keeper that has taken in orders that nobody here gave: the store is not the newest, and
+    /// keepers would refuse orders that are numbered by it.
     fn note_newer_orders(&mut self, report: &Report) {
-        let told = report.order_seq / ORDERS_PER_VERSION;
-        if told > self.group.version {
-            self.group.version = told;
+        let given = self.group.version * ORDERS_PER_VERSION + self.order_count;
+        if report.order_seq > given {
+            self.group.version = report.order_seq / ORDERS_PER_VERSION;
             doubt(&mut self.group);
             self.facts.doubted_for_age = false;
         }

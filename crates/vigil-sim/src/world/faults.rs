@@ -419,7 +419,9 @@ impl World {
             let node = member.name.clone();
             self.command(group, Command::DisableMaintenance { node });
         }
-        for member in members.iter().filter(|m| m.dropped) {
+        let gone = |id| self.host_of(group, id).is_none_or(|host| self.hosts[host].left);
+        let gone: Vec<_> = members.iter().filter(|m| m.dropped || gone(m.id)).collect();
+        for member in gone {
             let node = member.name.clone();
             self.command(group, Command::DropNode { node, force: true });
         }
