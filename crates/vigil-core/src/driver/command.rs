@@ -156,7 +156,8 @@ fn learn(group: &mut Group, hello: &Hello) {
 
 fn skip_timelines(group: &mut Group, count: u64) {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    group.last_tli = Tli(group.last_tli.0.saturating_add(count).max(1));
+    // The founder's is the first, told or not.
+    group.last_tli = Tli(group.last_tli.0.max(1).saturating_add(count));
 }
 
 /// Checks a command and carries its first act out on the record.

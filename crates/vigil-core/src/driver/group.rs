@@ -354,6 +354,8 @@ impl GroupDriver {
         let given = self.group.version * ORDERS_PER_VERSION + self.order_count;
         if report.order_seq > given {
             self.group.version = report.order_seq / ORDERS_PER_VERSION;
+            // Orders of a version above that, whatever comes of it.
+            self.incarnated = false;
             doubt(&mut self.group);
             self.facts.doubted_for_age = false;
         }
