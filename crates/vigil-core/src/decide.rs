@@ -11,6 +11,7 @@ use crate::goals::current_election;
 use crate::group::{Group, HandoverPlan, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
@@ -47,8 +48,8 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
             facts.report(*id).is_some_and(|r| r.problem.is_none() && r.server != Server::Unknown)
         });
         if let Some(id) = first {
-            group.epoch = Epoch(1);
-            group.record_rule(Epoch(1), id, BTreeSet::new(), 0);
+            group.epoch = group.epoch.next();
+            group.record_rule(group.epoch, id, BTreeSet::new(), 0);
             group.plan = Plan::Forming { founder: Some(id) };
         }
         return;
@@ -65,9 +66,10 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 }
 
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
-/// has been heard.
+/// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    if !awaited_in_recovery(group, facts, now).is_empty() {
+    let sure = is_still_in_power(group, facts, now);
+    if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }
     let Some(rule) = group.rule().cloned() else {
@@ -90,6 +92,19 @@ fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event
     events.push(event(group, EventKind::Node, None, text));
 }
 
+/// The primary of the newest rule known leads under that very rule, and of its members so many
+/// have promised nothing later that no election can have been satisfied without it: whatever else
+/// was recorded in the meantime, it is still in power.
+fn is_still_in_power(group: &Group, facts: &Facts, now: Now) -> bool {
+    let Some(rule) = group.rule() else { return false };
+    let fresh = |id: NodeId| facts.fresh(id, &group.settings, now);
+    let loyal = |id: NodeId| fresh(id).is_some_and(|r| r.promise <= rule.epoch);
+    let leads = fresh(rule.primary).is_some_and(|r| {
+        still_leads(r, rule) && r.own_rule.as_ref() == Some(rule) && loyal(rule.primary)
+    });
+    leads && rule.members.iter().filter(|id| loyal(**id)).count() >= rule.acks as usize
+}
+
 /// Whom a recovering group still has to hear.
 pub fn awaited_in_recovery(group: &Group, facts: &Facts, now: Now) -> BTreeSet<NodeId> {
     let named = group.rules.iter().flat_map(|r| r.members.iter().copied().chain([r.primary]));
@@ -102,14 +117,19 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
     if close_episode(group, facts, &rule, now, events) {
         return;
     }
+    if group.members.get(&primary).is_some_and(|m| m.dropped) {
+        // The last node of its group goes: there is nobody to elect.
+        return;
+    }
     if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
+        if can_be_won(group, facts, now).is_ok() && !facts.is_flapping(&group.settings, now) {
             begin_election(group, facts, cause, evidence, None, None, now);
         }
         return;
     }
     if facts.report(primary).is_some_and(|r| r.leaving)
         && group.is_covered()
+        && group.episode.is_none()
         && let Some(to) = best_standby(group, facts, now)
     {
         begin_handover(group, primary, to, Cause::Leaving, None, now);
@@ -140,8 +160,28 @@ fn close_episode(
     if let Some(mut episode) = group.episode.take() {
         episode.mark("sync", now.wall_ms);
         events.push(episode_event(group, &episode, rule.primary));
+        events.extend(maintenance_that_follows(group, &episode, rule.primary));
     }
     true
+}
+
+/// The old primary has handed over in order to enter maintenance: now it does. If it serves again,
+/// the command has had no effect, and that is said.
+fn maintenance_that_follows(
+    group: &mut Group,
+    episode: &Episode,
+    primary: NodeId,
+) -> Option<Event> {
+    let from = episode.from.filter(|_| episode.then_maintenance)?;
+    let member = group.members.get_mut(&from)?;
+    member.maintenance = from != primary;
+    let name = member.name.clone();
+    let text = if from == primary {
+        format!("{name} does not enter maintenance: it is still the primary")
+    } else {
+        format!("{name} enters maintenance")
+    };
+    Some(event(group, EventKind::Maintenance, Some(from), text))
 }
 
 fn handover(
@@ -153,10 +193,10 @@ fn handover(
     events: &mut Vec<Event>,
 ) {
     let Some(rule) = group.rule().cloned() else { return };
-    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
-            begin_election(group, facts, cause, evidence, None, None, now);
-        }
+    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now)
+        && can_be_won(group, facts, now).is_ok()
+    {
+        begin_election(group, facts, cause, evidence, None, None, now);
         return;
     }
     let ready = facts.fresh(from, &group.settings, now).is_some_and(|r| r.prepared);
@@ -171,6 +211,8 @@ fn handover(
             let name = group.name_of(to);
             episode.evidence.push(format!("{name} stopped being fit to take over"));
             events.push(episode_event(group, episode, from));
+            let episode = episode.clone();
+            events.extend(maintenance_that_follows(group, &episode, from));
         }
         group.plan = Plan::Serving { primary: from };
         return;
@@ -225,7 +267,8 @@ fn record_winner(
     events: &mut Vec<Event>,
 ) {
     group.last_tli = highest_tli(group, facts);
-    let tli = group.assign_tli();
+    let tli =
+        if broken(Mutation::TimelineReused) { Tli(position.tli.0 + 1) } else { group.assign_tli() };
     let present = facts.report(winner).and_then(|r| r.history.clone());
     let history = match present {
         Some(history) => future_history(&history, position, tli),
@@ -248,6 +291,9 @@ fn record_winner(
         );
         events.push(event(group, EventKind::Failover, Some(winner), text));
         group.rules.clear();
+        // What the winner does hold is not given up. A rule under which nothing can be acknowledged
+        // yet would bind no further election to it; this one does, until that is covered.
+        group.record_rule(epoch, winner, BTreeSet::new(), 0);
     }
     let stopped_ms = group.episode.as_ref().and_then(|e| e.from).and_then(|from| {
         facts
@@ -338,7 +384,8 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
 /// Above everything assigned here and everything that a keeper has promised.
 fn next_epoch(group: &mut Group, facts: &Facts) -> Epoch {
     let heard = facts.nodes.values().filter_map(|n| n.report.as_ref()).map(|r| r.promise);
-    group.epoch = heard.fold(group.epoch, Epoch::max).next();
+    let highest = heard.fold(group.epoch, Epoch::max);
+    group.epoch = if broken(Mutation::EpochReused) { highest } else { highest.next() };
     group.epoch
 }
 
@@ -378,6 +425,7 @@ pub fn begin_election(
                 started_ms: now.wall_ms,
                 outage_from_ms: None,
                 marks: Vec::new(),
+                then_maintenance: false,
             });
         }
     }
@@ -409,6 +457,7 @@ pub fn begin_handover(
         started_ms: now.wall_ms,
         outage_from_ms: None,
         marks: Vec::new(),
+        then_maintenance: false,
     });
     group.plan = Plan::Handover { from, to };
 }
@@ -417,10 +466,9 @@ pub fn begin_handover(
 pub fn best_standby(group: &Group, facts: &Facts, now: Now) -> Option<NodeId> {
     let rule = group.rule()?;
     let fit = group.members.values().filter(|m| m.id != rule.primary).filter(|m| {
-        m.candidate_priority > 0
-            && !m.maintenance
-            && !m.dropped
+        m.may_lead()
             && is_streaming(group, facts, rule, m.id, now)
+            && facts.report(m.id).is_some_and(|r| !r.delayed)
     });
     let best = fit.max_by_key(|m| {
         let position = facts.report(m.id).and_then(|r| r.position);

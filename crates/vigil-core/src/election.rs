@@ -6,6 +6,7 @@ use crate::facts::Facts;
 use crate::group::{Group, Member};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges, Shortfall, SyncRule, satisfied};
 use crate::wal::{Position, TimelineHistory};
 
@@ -77,7 +78,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             return Vec::new();
         }
         let check = |rule: &SyncRule| satisfied(rule, at, call.epoch, &pledges).err();
-        group.rules.iter().filter_map(check).collect()
+        binding(group).iter().filter_map(check).collect()
     };
     let late = late(group, facts, call, &pledges, now);
     let wanted_is_late = call.wanted.is_some_and(|id| late.contains(&id));
@@ -95,8 +96,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         return renewal(group, facts, call, now)
             .unwrap_or(Election::Wait(WaitFor::Pledges(missing)));
     }
-    let mut electable: Vec<&Candidate> =
-        candidates.iter().filter(|c| may_be_elected(c.member)).collect();
+    let mut electable: Vec<&Candidate> = candidates.iter().filter(|c| may_be_elected(c)).collect();
     electable.sort_by_key(|c| {
         let wanted = call.wanted == Some(c.member.id);
         let fresh_start = call.from != Some(c.member.id);
@@ -117,9 +117,9 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             .max_by_key(|s| s.position);
         if let Some(source) = source
             && shortfalls(source.position).is_empty()
-            && (age_ms < FETCH_MS || !may_be_elected(source.member))
+            && (age_ms < FETCH_MS || !may_be_elected(source))
             // If only the old primary has it all, it is the natural winner.
-            && !(call.from == Some(source.member.id) && may_be_elected(source.member))
+            && !(call.from == Some(source.member.id) && may_be_elected(source))
         {
             let (who, until) = (candidate.member.id, source.position);
             return Election::Fetch { who, source: source.member.id, until };
@@ -128,8 +128,19 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
     Election::Wait(WaitFor::Candidate)
 }
 
-fn may_be_elected(member: &Member) -> bool {
-    member.candidate_priority > 0 && !member.maintenance && !member.dropped
+/// The rules that an election has to satisfy: all that are in flight.
+fn binding(group: &Group) -> &[SyncRule] {
+    let rules = group.rules.as_slice();
+    match rules {
+        [.., newest] if broken(Mutation::NewestRuleOnly) => std::slice::from_ref(newest),
+        [oldest, ..] if broken(Mutation::OldestRuleOnly) => std::slice::from_ref(oldest),
+        _ => rules,
+    }
+}
+
+/// A node that replays late would be late by as much before it could take a write.
+fn may_be_elected(candidate: &Candidate) -> bool {
+    candidate.member.may_lead() && !candidate.report.delayed
 }
 
 /// Time for others to pledge, in milliseconds: in a handover they are asked only after the old
@@ -171,7 +182,7 @@ fn late(group: &Group, facts: &Facts, call: Call, pledges: &Pledges, now: Now) -
         let healthy = facts
             .fresh(member.id, &group.settings, now)
             .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving);
-        Some(member.id) != call.from && !told && healthy && !member.dropped && !member.maintenance
+        Some(member.id) != call.from && !told && healthy && !member.dropped && !member.is_out()
     };
     group.members.values().filter(is_late).map(|m| m.id).collect()
 }
@@ -190,6 +201,12 @@ fn all_silent(group: &Group, pledges: &Pledges) -> Vec<Shortfall> {
 /// DESIGN §4.13. Only the newest recorded winner, only if it still runs under that very epoch and
 /// has not pledged.
 fn renewal(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
+    if broken(Mutation::RenewAnybody) {
+        let runs = |r: &Report| r.server == Server::Primary;
+        let mut ids = group.members.keys().copied();
+        let primary = ids.find(|id| facts.fresh(*id, &group.settings, now).is_some_and(runs))?;
+        return Some(Election::Renew { primary });
+    }
     let newest = group.rule()?;
     let primary = newest.primary;
     let report = facts.fresh(primary, &group.settings, now)?;
@@ -239,5 +256,5 @@ pub fn first_members(
 
 /// Whether a node may ever be counted by a sync rule.
 pub fn counts(member: &Member) -> bool {
-    member.replication_quorum && !member.maintenance && !member.dropped
+    member.counts()
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::group::{Group, Settings};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges};
 use crate::state::NodeState;
 
@@ -46,8 +47,12 @@ pub struct Facts {
     /// When the plan last changed.
     pub plan_since: Now,
     pub last_tick_ms: u64,
+    /// When the monitor last woke up from a sleep: what it reads next may be old.
+    pub woke_ms: Option<u64>,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
+    /// When failovers were begun that no operator had asked for.
+    pub failovers_ms: Vec<u64>,
 }
 
 impl Facts {
@@ -57,8 +62,25 @@ impl Facts {
             started_ms: now.mono_ms,
             plan_since: now,
             last_tick_ms: now.mono_ms,
+            woke_ms: None,
             rule_since_ms: now.mono_ms,
+            failovers_ms: Vec::new(),
         }
+    }
+
+    /// Notes that an automatic failover has begun, and forgets those that no window holds any more.
+    pub fn note_failover(&mut self, settings: &Settings, now: Now) {
+        let window_ms = settings.failover_window_ms;
+        self.failovers_ms.retain(|at| now.mono_ms.saturating_sub(*at) < window_ms);
+        self.failovers_ms.push(now.mono_ms);
+    }
+
+    /// Whether so many failovers were begun by themselves that the next one needs an operator's
+    /// word, or more time: a primary that dies again and again is not cured by another one.
+    pub fn is_flapping(&self, settings: &Settings, now: Now) -> bool {
+        let recent = |at: &&u64| now.mono_ms.saturating_sub(**at) < settings.failover_window_ms;
+        let count = self.failovers_ms.iter().filter(recent).count();
+        settings.max_failovers > 0 && count >= settings.max_failovers as usize
     }
 
     pub fn node(&self, id: NodeId) -> Option<&NodeFacts> {
@@ -80,6 +102,12 @@ impl Facts {
             None if now.mono_ms.saturating_sub(self.started_ms) <= silence_ms => Reach::Unknown,
             Some(_) | None => Reach::Unreachable,
         }
+    }
+
+    /// Whether reports may still come in that were sent while the monitor slept.
+    pub fn is_drowsy(&self, settings: &Settings, now: Now) -> bool {
+        let awake = |since: u64| now.mono_ms.saturating_sub(since);
+        self.woke_ms.is_some_and(|since| awake(since) <= settings.heartbeat_interval_ms)
     }
 
     pub fn is_reachable(&self, id: NodeId, settings: &Settings, now: Now) -> bool {
@@ -104,7 +132,11 @@ impl Facts {
     pub fn pledges(&self, epoch: Epoch) -> Pledges {
         self.nodes
             .iter()
-            .filter_map(|(id, node)| Some((*id, node.pledge.filter(|p| p.epoch == epoch)?)))
+            .filter_map(|(id, node)| {
+                let told = node.pledge.filter(|p| p.epoch == epoch);
+                let stale = || node.pledge.filter(|_| broken(Mutation::OldPledgesCount));
+                Some((*id, told.or_else(|| Some(Pledge { epoch, ..stale()? }))?))
+            })
             .collect()
     }
 
@@ -163,6 +195,7 @@ impl Facts {
         if gap <= settings.heartbeat_interval_ms.max(500) {
             return;
         }
+        self.woke_ms = Some(now.mono_ms);
         for node in self.nodes.values_mut() {
             for at in [&mut node.heard_ms, &mut node.streamed_ms, &mut node.closed_ms] {
                 *at = at.map(|ms| (ms + gap).min(now.mono_ms));

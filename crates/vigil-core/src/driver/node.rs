@@ -5,8 +5,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
 use crate::node::step::{Step, StepDone};
@@ -18,6 +20,8 @@ use crate::wal::{Lsn, Position, Tli};
 /// A step that failed is tried again after so long at first, in milliseconds; doubled each time.
 const RETRY_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
+/// Nothing is left longer without a tick, in milliseconds.
+const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
 const BUSY_LOOK_MS: u64 = 4;
 /// A polite stop gives up waiting for the monitor after so long, in milliseconds: without a
@@ -40,6 +44,11 @@ pub enum NodeInput {
     StepEnded {
         id: u64,
         result: Result<StepDone, String>,
+    },
+    /// Something happened here that the group's events should hold.
+    Notice {
+        kind: EventKind,
+        text: String,
     },
     /// Asked to stop politely.
     Leave,
@@ -72,6 +81,8 @@ struct Running {
 
 struct Retry {
     failures: u32,
+    /// Those of them that will not pass by themselves.
+    lasting: u32,
     not_before_ms: u64,
     what: &'static str,
     text: String,
@@ -158,6 +169,10 @@ impl NodeDriver {
             NodeInput::Order(order) => self.take_order(order, now, &mut out),
             NodeInput::Observed(seen) => self.look(seen, now, &mut out),
             NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, &mut out),
+            NodeInput::Notice { kind, text } => {
+                self.record.notice(kind, text);
+                out.push(NodeOutput::Save(Box::new(self.record.clone())));
+            }
             NodeInput::Leave => {
                 self.leaving_since_ms.get_or_insert(now.mono_ms);
                 self.last_sent = None;
@@ -184,6 +199,21 @@ impl NodeDriver {
         }
     }
 
+    /// Until a [`NodeInput::Tick`] may matter, in milliseconds; a shell may tick more often.
+    pub fn wake_in_ms(&self, now: Now) -> u64 {
+        let settings = &self.record.settings;
+        let deadlines = [
+            self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
+            self.retry.as_ref().map(|retry| retry.not_before_ms),
+            // An isolated primary stops then.
+            Some(self.heard_ms + settings.silence_ms() + 1),
+            self.leaving_since_ms.map(|since| since + LEAVE_ALONE_MS),
+            self.leaving_since_ms.map(|since| since + LEAVE_MS),
+        ];
+        let to_come = deadlines.into_iter().flatten().filter(|at| *at > now.mono_ms);
+        to_come.min().map_or(IDLE_MS, |at| at - now.mono_ms).min(IDLE_MS)
+    }
+
     fn is_waiting(&self, seen: &Observed) -> bool {
         let attaching = match (&seen.server, self.order.as_ref().map(|o| &o.goal)) {
             (ServerView::Up(up), Some(Goal::Follow { .. })) => !up.streaming,
@@ -207,12 +237,23 @@ impl NodeDriver {
         if changed {
             self.memory.prepared = false;
             self.retry = None;
-            self.streaming_ms = now.mono_ms;
-            self.memory.stalled_ms = 0;
+            if !self.follows_as_before(&order) {
+                self.streaming_ms = now.mono_ms;
+                self.memory.stalled_ms = 0;
+            }
             self.cancel_running(out);
         }
         self.order = Some(order);
         out.push(NodeOutput::Look);
+    }
+
+    /// Whether an order changes nothing about whom to stream from.
+    fn follows_as_before(&self, order: &Order) -> bool {
+        let upstream = |o: &Order| match o.goal {
+            Goal::Follow { primary, .. } => Some((o.epoch, primary)),
+            _ => None,
+        };
+        upstream(order).is_some() && self.order.as_ref().and_then(upstream) == upstream(order)
     }
 
     fn cancel_running(&mut self, out: &mut Vec<NodeOutput>) {
@@ -260,7 +301,21 @@ impl NodeDriver {
         if over && std::mem::take(&mut self.record.promoting) {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
+        if let ServerView::Up(up) = &seen.server
+            && self.record.delayed != (up.in_recovery && up.delayed)
+        {
+            self.record.delayed = up.in_recovery && up.delayed;
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
+        // A copy beside that came to nothing left the directory as it was.
+        if self.record.replacing == Some(Replacing::Beside)
+            && !self.is_cloning()
+            && matches!(seen.data, Data::Cluster(_))
+        {
+            self.record.replacing = None;
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         self.seen = Some(seen);
@@ -291,12 +346,14 @@ impl NodeDriver {
             .filter_map(|m| self.record.peer(*m))
             .map(|p| p.name.as_str())
             .collect();
+        let whatever = broken(Mutation::CoveredByStreams);
         let flushed = up
             .senders
             .iter()
-            .filter(|s| s.streaming && s.flush >= from && names.contains(s.name.as_str()))
+            .filter(|s| s.streaming && (s.flush >= from || whatever))
+            .filter(|s| names.contains(s.name.as_str()))
             .count();
-        if flushed >= rule.acks as usize {
+        if flushed >= rule.acks as usize || broken(Mutation::CoveredAtOnce) {
             self.covered = Some(id);
         }
     }
@@ -320,13 +377,14 @@ impl NodeDriver {
             Err(_) if running.cancelled => {}
             Err(text) => {
                 let what = running.step.name();
-                let failures = match &self.retry {
-                    Some(retry) if retry.what == what => retry.failures + 1,
-                    _ => 1,
+                let (failures, lasting) = match &self.retry {
+                    Some(retry) if retry.what == what => (retry.failures + 1, retry.lasting),
+                    _ => (1, 0),
                 };
+                let lasting = lasting + u32::from(!passes_by_itself(&text));
                 let pause = (RETRY_MS << (failures - 1).min(10)).min(RETRY_MAX_MS);
                 let not_before_ms = now.mono_ms + pause;
-                self.retry = Some(Retry { failures, not_before_ms, what, text });
+                self.retry = Some(Retry { failures, lasting, not_before_ms, what, text });
             }
         }
     }
@@ -352,8 +410,12 @@ impl NodeDriver {
                 }
             }
             StepDone::Created { system_id } => record.system_id = Some(*system_id),
-            // Where it lies is in the keeper's log.
-            StepDone::WalKept { .. } | StepDone::Plain => {}
+            StepDone::WalKept { path } => {
+                let text =
+                    format!("{} was rewound; its WAL from the fork on is in {path}", record.name);
+                record.notice(EventKind::Rejoin, text);
+            }
+            StepDone::Plain => {}
         }
         if record != self.record {
             self.record = record;
@@ -501,7 +563,9 @@ impl NodeDriver {
             Data::Cluster(cluster) => Some(cluster),
             _ => None,
         };
-        let own = pledge(&self.record, seen);
+        // What was seen before a step that attaches, or while one is under way, proves nothing.
+        let attaches = self.running.as_ref().is_some_and(|r| r.step.may_attach());
+        let own = pledge(&self.record, seen).filter(|_| self.fresh && !attaches);
         let position = up.map(|up| Position {
             tli: up.tli,
             lsn: up.received.unwrap_or(Lsn::ZERO).max(up.replayed),
@@ -524,12 +588,12 @@ impl NodeDriver {
             following: up.and_then(following),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
-            usable: self.record.replacing.is_none()
-                && self.record.copied_from.is_none()
-                && cluster.is_some(),
+            usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
+            delayed: self.record.delayed,
             problem: self.problem(seen),
+            notices: self.record.notices.clone(),
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
@@ -537,11 +601,18 @@ impl NodeDriver {
 
     fn problem(&self, seen: &Observed) -> Option<Problem> {
         if let Data::Foreign { reason } = &seen.data {
-            return Some(Problem { code: "foreign_data".into(), text: reason.clone() });
+            let (code, text) = ("foreign_data".to_owned(), reason.clone());
+            return Some(Problem { code, text, failures: 0 });
+        }
+        let waits = matches!(self.order.as_ref().map(|o| &o.goal), None | Some(Goal::Wait));
+        if self.record.found_as_standby && waits {
+            let text = "its data is a standby's: start the keeper of its primary first".to_owned();
+            return Some(Problem { code: "standby_alone".to_owned(), text, failures: 0 });
         }
         // One failure is an event of the step; repeated ones are a problem for people.
         let retry = self.retry.as_ref().filter(|r| r.failures >= 2)?;
-        Some(Problem { code: format!("{}_failed", retry.what), text: retry.text.clone() })
+        let (code, text) = (format!("{}_failed", retry.what), retry.text.clone());
+        Some(Problem { code, text, failures: retry.lasting })
     }
 
     fn doing(&self, seen: &Observed) -> Option<String> {
@@ -564,6 +635,10 @@ impl NodeDriver {
                 Next::Wait(_)
             )
             && !matches!(seen.server, ServerView::Starting | ServerView::Hung)
+    }
+
+    fn is_cloning(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| matches!(r.step, Step::Clone { .. }))
     }
 
     fn public_state(&self, seen: &Observed) -> NodeState {
@@ -595,14 +670,16 @@ impl NodeDriver {
             }
             Goal::Follow { .. } => match self.record.replacing {
                 Some(Replacing::Clone) => NodeState::WaitStandby,
-                None if seen.data == Data::None => NodeState::WaitStandby,
-                None if writable => NodeState::Draining,
-                None if streaming => NodeState::Secondary,
-                None if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
+                Some(Replacing::Beside) if self.is_cloning() => NodeState::WaitStandby,
+                Some(Replacing::Rewind) => NodeState::Demoted,
+                _ if seen.data == Data::None => NodeState::WaitStandby,
+                _ if writable => NodeState::Draining,
+                _ if streaming => NodeState::Secondary,
+                _ if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
                     NodeState::Catchingup
                 }
-                None if up.is_some() => NodeState::JoinSecondary,
-                Some(Replacing::Rewind) | None => NodeState::Demoted,
+                _ if up.is_some() => NodeState::JoinSecondary,
+                Some(Replacing::Beside) | None => NodeState::Demoted,
             },
             Goal::Pledge { .. } if writable => NodeState::Draining,
             Goal::Pledge { .. } if down => NodeState::Demoted,
@@ -616,10 +693,18 @@ impl NodeDriver {
     }
 }
 
+/// Whether a failure only says that another node cannot be reached at present.
+fn passes_by_itself(error: &str) -> bool {
+    ["connection to server", "could not connect", "could not receive data", "server closed the"]
+        .iter()
+        .any(|words| error.contains(words))
+}
+
 fn server_word(seen: &Observed) -> Server {
     match (&seen.data, &seen.server) {
         (Data::None, ServerView::Down) => Server::NoData,
         (_, ServerView::Down) => Server::Stopped,
+        (_, ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => Server::Stopped,
         (_, ServerView::Orphans) => Server::Unknown,
         (_, ServerView::Starting) => Server::Starting,
         (_, ServerView::Hung) => Server::Hung,
