@@ -112,8 +112,7 @@ pub enum Stop {
 }
 
 impl Config {
-    /// Reads a command line, the program's name first, and the environment. An empty variable is
-    /// none.
+    /// Reads a command line, the program's name first, and the environment.
     ///
     /// # Errors
     /// Bad usage, or the text of `--help` and `--version`.

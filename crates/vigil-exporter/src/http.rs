@@ -61,7 +61,7 @@ async fn writable(State(shown): State<Shown>) -> Response {
     let mut answered = Vec::new();
     while let Some(Ok((node, page))) = pages.join_next().await {
         answered.push((node.clone(), page.is_some()));
-        texts.push(page.unwrap_or_else(|| down(&node)));
+        texts.push(page.unwrap_or_else(|| without(&shown, &node)));
     }
     texts.push(own(&shown, monitor.is_ok(), &answered, began.elapsed()));
     let monitor = monitor.as_deref().unwrap_or_default();
@@ -77,7 +77,9 @@ async fn one_node(State(shown): State<Shown>, Path(name): Path<String>) -> Respo
         node = known(&name);
     }
     match node {
-        Some(node) => plain(stock_page(&shown, &node).await.unwrap_or_else(|| down(&node))),
+        Some(node) => {
+            plain(stock_page(&shown, &node).await.unwrap_or_else(|| without(&shown, &node)))
+        }
         None => (StatusCode::NOT_FOUND, format!("no node {name} is known\n")).into_response(),
     }
 }
@@ -122,8 +124,11 @@ async fn stock_page(shown: &Shown, node: &Node) -> Option<String> {
     }
 }
 
-/// What the stock exporter would say if it did not take a second for it.
-fn down(node: &Node) -> String {
+/// What the stock exporter would say of a node that is down, if it did not take a second for it.
+fn without(shown: &Shown, node: &Node) -> String {
+    if shown.stock.is_none() {
+        return String::new();
+    }
     let text = "# HELP pg_up Whether the server could be reached (1 for yes, 0 for no).\n\
                 # TYPE pg_up gauge\npg_up 0\n";
     page::with_labels(text, &labels_of(node))

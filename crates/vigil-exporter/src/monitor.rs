@@ -43,7 +43,11 @@ impl Monitor {
     /// right because nothing fails over without it.
     pub async fn page(&self, within: Duration) -> Result<String, GetError> {
         let page = client::get(&self.address, "/metrics", within).await?;
-        *self.known.lock().unwrap_or_else(PoisonError::into_inner) = nodes(&page);
+        let nodes = nodes(&page);
+        // None at all: it has just started and is still reading what it has stored.
+        if !nodes.is_empty() {
+            *self.known.lock().unwrap_or_else(PoisonError::into_inner) = nodes;
+        }
         Ok(page)
     }
 
