@@ -17,6 +17,9 @@ use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
 use crate::wal::{Position, Tli};
 
+/// A record that is doubted only for its age is trusted once nobody has told of anything newer for
+/// so long, in milliseconds.
+const UNCHALLENGED_MS: u64 = 60_000;
 /// A handover whose preparation takes longer is given up, in milliseconds.
 const PREPARE_MAX_MS: u64 = 60_000;
 /// A handover to a node that does not stream (any more, or since the last change of the primary not
@@ -68,7 +71,12 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
 /// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    let sure = is_still_in_power(group, facts, now);
+    // A store that is merely old, because everything was off, need not wait for a node that does
+    // not come back.
+    let unchallenged = facts.doubted_for_age
+        && facts.plan_age_ms(now) > UNCHALLENGED_MS
+        && can_be_won(group, facts, now).is_ok();
+    let sure = unchallenged || is_still_in_power(group, facts, now);
     if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }

@@ -423,6 +423,19 @@ impl World {
             let node = member.name.clone();
             self.command(group, Command::DropNode { node, force: true });
         }
+        // Forced out, so that fewer are left than must acknowledge.
+        let record = &self.stores[group].record;
+        let counted = members.iter().filter(|m| vigil_core::election::counts(m)).count();
+        if record.settings.number_sync_standbys as usize >= counted.max(1) {
+            self.command(
+                group,
+                Command::SetSettings {
+                    number_sync_standbys: Some(0),
+                    heartbeat_interval_ms: None,
+                    heartbeat_misses: None,
+                },
+            );
+        }
         let waits = matches!(self.stores[group].record.plan, Plan::Electing { .. });
         if waits {
             for member in members.iter().filter(|m| !m.dropped && m.candidate_priority == 0) {
