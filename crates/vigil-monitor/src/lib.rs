@@ -43,6 +43,9 @@ use crate::preflight::Checked;
 use crate::registry::Registry;
 use crate::store::{PgStore, StoreError};
 
+/// Among so many events the last changes of a primary are looked for.
+const EVENTS_RECALLED: u32 = 1000;
+
 /// Runs the monitor until `shutdown`, then stops everything that it started.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
     let Checked { install, grpc, http } = preflight::check(&config)?;
@@ -88,6 +91,10 @@ async fn serve(
         store = open_store(config) => store?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    match store.events(None, None, EVENTS_RECALLED).await {
+        Ok(events) => metrics.recall(&events),
+        Err(error) => tracing::warn!(%error, "the metrics have no history"),
+    }
     let unattended_ms = store.unattended_ms().await.map_err(Failure::unexpected)?;
     let doubtful = unattended_ms.is_some_and(|ms| ms > TRUSTED_FOR_MS);
     if doubtful {
