@@ -413,7 +413,7 @@ impl<D: Decisions> GroupTask<D> {
     fn note(&mut self, output: &GroupOutput) {
         let key = &self.record.key;
         for event in &output.events {
-            self.around.metrics.event(event);
+            self.around.metrics.event(key, event, clock::now().wall_ms);
             tracing::info!(
                 formation = key.formation,
                 group = key.group,

@@ -43,6 +43,9 @@ use crate::preflight::Checked;
 use crate::registry::Registry;
 use crate::store::{PgStore, StoreError};
 
+/// Among so many events the last changes of a primary are looked for.
+const EVENTS_RECALLED: u32 = 1000;
+
 /// Runs the monitor until `shutdown`, then stops everything that it started.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
     let Checked { install, grpc, http } = preflight::check(&config)?;
@@ -88,6 +91,10 @@ async fn serve(
         store = open_store(config) => store?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    match store.events(None, None, EVENTS_RECALLED).await {
+        Ok(events) => metrics.recall(&events),
+        Err(error) => tracing::warn!(%error, "the metrics have no history"),
+    }
     let (store_up, store_is_up) = watch::channel(true);
     tokio::spawn(watch_store(store.clone(), metrics.clone(), store_up, stop.clone()));
     let registry = Registry::start(

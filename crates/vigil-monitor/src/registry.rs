@@ -297,6 +297,11 @@ impl Registry {
         self.state().groups.get(key).map(|running| running.handle.clone())
     }
 
+    /// Whether the store answered when it was last asked, at most two seconds ago.
+    pub fn store_was_up(&self) -> bool {
+        *self.store_up.borrow()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nobody panics while holding it; if somebody did, it would still be whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
