@@ -158,9 +158,11 @@ impl GroupDriver {
         }
         self.date(&before.group.plan, before.group.rule().map(SyncRule::id), now);
         self.settle(now, &mut out.events);
-        if self.group != before.group || !self.incarnated {
+        let taken_in = self.newest_order_heard();
+        let outnumbered = taken_in > self.group.version * ORDERS_PER_VERSION + self.order_count;
+        if self.group != before.group || !self.incarnated || outnumbered {
             self.incarnated = true;
-            self.group.version = before.group.version + 1;
+            self.group.version = (before.group.version + 1).max(taken_in / ORDERS_PER_VERSION + 1);
             self.order_count = 0;
             out.record = Some(Box::new(self.group.clone()));
         }
@@ -259,6 +261,14 @@ impl GroupDriver {
             self.note_rejoin(id, state_before, events);
         }
         self.note_problem(id, events);
+    }
+
+    /// The newest order that any keeper has taken in. A store that was lost or put back begins to
+    /// number below what its keepers had from the one before; they would ignore all it says.
+    fn newest_order_heard(&self) -> u64 {
+        let reports = self.facts.nodes.values().filter_map(|n| n.report.as_ref());
+        // More than anybody can have numbered is not believed.
+        reports.map(|r| r.order_seq).filter(|seq| *seq < u64::MAX / 4).max().unwrap_or(0)
     }
 
     fn note_rejoin(
