@@ -17,7 +17,7 @@ at_most() { # WHAT MS LIMIT_MS
 
 # Writers in the monitor's container, one per node; see writer.sh.
 start_writers() { # [SECONDS]
-    client_sql "$(app_database)" 'create table if not exists lab_writes (id text primary key, at timestamptz not null default clock_timestamp())' >/dev/null
+    client_sql "$(app_database)" 'set client_min_messages = warning' 'create table if not exists lab_writes (id text primary key, at timestamptz not null default clock_timestamp())' >/dev/null
     : >"$WORK/acks"
     start_writer pgaf-monitor "${1:-180}" "${SERVICES[@]}"
     wait_for 20 has_acks 30 || fail "the writers could not begin: $(head -n 3 "$WORK/writer.err")"
@@ -429,7 +429,7 @@ test_monitor_lost() {
     local primary began
     await_settled
     primary=$(primary_service)
-    client_sql "$(app_database)" 'create table if not exists lab_writes (id text primary key, at timestamptz not null default clock_timestamp())' >/dev/null
+    client_sql "$(app_database)" 'set client_min_messages = warning' 'create table if not exists lab_writes (id text primary key, at timestamptz not null default clock_timestamp())' >/dev/null
     : >"$WORK/acks"
     # The clients run beside a replica: the monitor's container goes.
     local beside
@@ -459,7 +459,7 @@ test_backup() {
     file=$(docker exec "$node" /opt/pgaf/backup.sh) || fail "backup.sh"
     docker exec "$node" bash -c '[[ ! -e /var/lib/postgresql/backups/healthcare_db-old.dump && -e /var/lib/postgresql/backups/healthcare_db-young.dump ]]' ||
         fail "not what is older than 7 days was removed"
-    client_sql postgres 'drop database if exists lab_restored' 'create database lab_restored'
+    client_sql postgres 'set client_min_messages = warning' 'drop database if exists lab_restored' 'create database lab_restored'
     docker exec "$node" cat "$file" | docker exec -i "$(primary_service)" pg_restore -U postgres -d lab_restored --no-owner --exit-on-error ||
         fail "the dump could not be restored"
     rows=$(client_sql lab_restored 'select count(*) from patients')
@@ -509,3 +509,36 @@ test_new_address() {
     mend_service "$node"
     await_settled 90
 }
+
+# The monitor and the primary are lost for good: a standby alone takes the writes, by hand; then a
+# new cluster is made around its data.
+test_last_resort() {
+    local primary node rows service
+    await_settled
+    primary=$(primary_service)
+    node=$(others_than "$primary" | head -n 1)
+    compose stop pgaf-monitor "${SERVICES[@]}" >/dev/null 2>&1
+    for service in "${SERVICES[@]}"; do is_stopped "$service" || fail "$service did not stop"; done
+    compose rm -f "$node" >/dev/null 2>&1
+    compose run -d --name last-resort --service-ports --no-deps "$node" /opt/pgaf/last-resort.sh >/dev/null 2>&1 ||
+        fail "last-resort.sh could not be started"
+    wait_for 30 takes_writes last-resort || fail "it does not take writes: $(docker logs --tail 5 last-resort 2>&1)"
+    docker exec last-resort psql -XAtq -U postgres -d "$(app_database)" -c "insert into audit_log (actor, action) values ('test_user', 'last resort')"
+    rows=$(docker exec last-resort psql -XAtq -U postgres -d "$(app_database)" -c "select count(*) from audit_log where actor = 'test_user'")
+    # The way back: all but this node's data is thrown away, it is the first of a new cluster.
+    docker stop -t 60 last-resort >/dev/null
+    docker rm last-resort >/dev/null
+    compose rm -f pgaf-monitor "${SERVICES[@]}" >/dev/null 2>&1
+    docker volume rm monitor_data $(others_than "$node") >/dev/null
+    compose up -d --no-build --no-deps pgaf-monitor "$node" >/dev/null 2>&1
+    wait_for 60 is_primary_node "$(node_of "$node")" || fail "$node is not the primary of a new cluster: $(state_of "$node")"
+    compose up -d --no-build >/dev/null 2>&1
+    await_settled 120
+    [[ $(client_sql "$(app_database)" "select count(*) from audit_log where actor = 'test_user'") == "$rows" ]] || fail "what was written is gone"
+    client_sql "$(app_database)" "delete from audit_log where actor = 'test_user'"
+    detail "$(node_of "$node") alone took writes, then became the first of a new cluster"
+}
+
+takes_writes() { [[ $(docker exec "$1" psql -XAtq -U postgres -d postgres -c 'select not pg_is_in_recovery()' 2>/dev/null) == t ]]; }
+
+is_primary_node() { [[ $(primary_node) == "$1" ]]; }
