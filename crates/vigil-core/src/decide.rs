@@ -11,6 +11,7 @@ use crate::goals::current_election;
 use crate::group::{Group, HandoverPlan, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
@@ -65,9 +66,10 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 }
 
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
-/// has been heard.
+/// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    if !awaited_in_recovery(group, facts, now).is_empty() {
+    let sure = is_still_in_power(group, facts, now);
+    if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }
     let Some(rule) = group.rule().cloned() else {
@@ -88,6 +90,19 @@ fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event
     }
     let text = "the monitor's record was rebuilt from what the keepers hold".to_owned();
     events.push(event(group, EventKind::Node, None, text));
+}
+
+/// The primary of the newest rule known leads under that very rule, and of its members so many
+/// have promised nothing later that no election can have been satisfied without it: whatever else
+/// was recorded in the meantime, it is still in power.
+fn is_still_in_power(group: &Group, facts: &Facts, now: Now) -> bool {
+    let Some(rule) = group.rule() else { return false };
+    let fresh = |id: NodeId| facts.fresh(id, &group.settings, now);
+    let loyal = |id: NodeId| fresh(id).is_some_and(|r| r.promise <= rule.epoch);
+    let leads = fresh(rule.primary).is_some_and(|r| {
+        still_leads(r, rule) && r.own_rule.as_ref() == Some(rule) && loyal(rule.primary)
+    });
+    leads && rule.members.iter().filter(|id| loyal(**id)).count() >= rule.acks as usize
 }
 
 /// Whom a recovering group still has to hear.
@@ -225,7 +240,8 @@ fn record_winner(
     events: &mut Vec<Event>,
 ) {
     group.last_tli = highest_tli(group, facts);
-    let tli = group.assign_tli();
+    let tli =
+        if broken(Mutation::TimelineReused) { Tli(position.tli.0 + 1) } else { group.assign_tli() };
     let present = facts.report(winner).and_then(|r| r.history.clone());
     let history = match present {
         Some(history) => future_history(&history, position, tli),
@@ -338,7 +354,8 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
 /// Above everything assigned here and everything that a keeper has promised.
 fn next_epoch(group: &mut Group, facts: &Facts) -> Epoch {
     let heard = facts.nodes.values().filter_map(|n| n.report.as_ref()).map(|r| r.promise);
-    group.epoch = heard.fold(group.epoch, Epoch::max).next();
+    let highest = heard.fold(group.epoch, Epoch::max);
+    group.epoch = if broken(Mutation::EpochReused) { highest } else { highest.next() };
     group.epoch
 }
 

@@ -6,6 +6,7 @@ use crate::facts::{Facts, Reach};
 use crate::group::Group;
 use crate::ids::{NodeId, Now};
 use crate::message::Server;
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 
 /// What is known of the primary.
@@ -16,7 +17,7 @@ pub enum Verdict {
     Suspect {
         why: String,
     },
-    /// The monitor has not heard enough since it started.
+    /// The monitor has not heard enough since it started or woke up.
     Unknown,
     Lost {
         cause: Cause,
@@ -29,6 +30,9 @@ pub fn judge(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict
     let primary = rule.primary;
     let name = group.name_of(primary);
     let lost = |cause, evidence: String| Verdict::Lost { cause, evidence: vec![evidence] };
+    if facts.is_drowsy(&group.settings, now) {
+        return Verdict::Unknown;
+    }
     match facts.reach(primary, &group.settings, now) {
         Reach::Unknown => return Verdict::Unknown,
         Reach::Unreachable => return absent(group, facts, rule, now),
@@ -104,7 +108,10 @@ fn absent(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict {
         let report_age_ms = now.mono_ms.saturating_sub(heard);
         let witness = group.name_of(*id);
         match report.following.filter(|f| f.primary == rule.primary && f.streaming) {
-            Some(f) if f.wal_age_ms.saturating_add(report_age_ms) <= vouch_ms => {
+            Some(f)
+                if f.wal_age_ms.saturating_add(report_age_ms) <= vouch_ms
+                    && !broken(Mutation::SilenceConvicts) =>
+            {
                 let why = format!("nothing heard from {name}, but {witness} still gets its WAL");
                 return Verdict::Suspect { why };
             }

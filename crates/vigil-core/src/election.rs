@@ -6,6 +6,7 @@ use crate::facts::Facts;
 use crate::group::{Group, Member};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges, Shortfall, SyncRule, satisfied};
 use crate::wal::{Position, TimelineHistory};
 
@@ -77,7 +78,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             return Vec::new();
         }
         let check = |rule: &SyncRule| satisfied(rule, at, call.epoch, &pledges).err();
-        group.rules.iter().filter_map(check).collect()
+        binding(group).iter().filter_map(check).collect()
     };
     let late = late(group, facts, call, &pledges, now);
     let wanted_is_late = call.wanted.is_some_and(|id| late.contains(&id));
@@ -126,6 +127,16 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         }
     }
     Election::Wait(WaitFor::Candidate)
+}
+
+/// The rules that an election has to satisfy: all that are in flight.
+fn binding(group: &Group) -> &[SyncRule] {
+    let rules = group.rules.as_slice();
+    match rules {
+        [.., newest] if broken(Mutation::NewestRuleOnly) => std::slice::from_ref(newest),
+        [oldest, ..] if broken(Mutation::OldestRuleOnly) => std::slice::from_ref(oldest),
+        _ => rules,
+    }
 }
 
 fn may_be_elected(member: &Member) -> bool {
@@ -190,6 +201,12 @@ fn all_silent(group: &Group, pledges: &Pledges) -> Vec<Shortfall> {
 /// DESIGN §4.13. Only the newest recorded winner, only if it still runs under that very epoch and
 /// has not pledged.
 fn renewal(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
+    if broken(Mutation::RenewAnybody) {
+        let runs = |r: &Report| r.server == Server::Primary;
+        let mut ids = group.members.keys().copied();
+        let primary = ids.find(|id| facts.fresh(*id, &group.settings, now).is_some_and(runs))?;
+        return Some(Election::Renew { primary });
+    }
     let newest = group.rule()?;
     let primary = newest.primary;
     let report = facts.fresh(primary, &group.settings, now)?;
@@ -226,6 +243,10 @@ pub fn first_members(
     winner: NodeId,
     history: &TimelineHistory,
 ) -> BTreeSet<NodeId> {
+    if broken(Mutation::MemberUnpromised) {
+        let others = group.members.values().filter(|m| m.id != winner && counts(m));
+        return others.map(|m| m.id).collect();
+    }
     facts
         .pledges(epoch)
         .iter()

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::group::{Group, Settings};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::rule::{Pledge, Pledges};
 use crate::state::NodeState;
 
@@ -46,6 +47,8 @@ pub struct Facts {
     /// When the plan last changed.
     pub plan_since: Now,
     pub last_tick_ms: u64,
+    /// When the monitor last woke up from a sleep: what it reads next may be old.
+    pub woke_ms: Option<u64>,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
 }
@@ -57,6 +60,7 @@ impl Facts {
             started_ms: now.mono_ms,
             plan_since: now,
             last_tick_ms: now.mono_ms,
+            woke_ms: None,
             rule_since_ms: now.mono_ms,
         }
     }
@@ -82,6 +86,12 @@ impl Facts {
         }
     }
 
+    /// Whether reports may still come in that were sent while the monitor slept.
+    pub fn is_drowsy(&self, settings: &Settings, now: Now) -> bool {
+        let awake = |since: u64| now.mono_ms.saturating_sub(since);
+        self.woke_ms.is_some_and(|since| awake(since) <= settings.heartbeat_interval_ms)
+    }
+
     pub fn is_reachable(&self, id: NodeId, settings: &Settings, now: Now) -> bool {
         self.reach(id, settings, now) == Reach::Reachable
     }
@@ -104,7 +114,11 @@ impl Facts {
     pub fn pledges(&self, epoch: Epoch) -> Pledges {
         self.nodes
             .iter()
-            .filter_map(|(id, node)| Some((*id, node.pledge.filter(|p| p.epoch == epoch)?)))
+            .filter_map(|(id, node)| {
+                let told = node.pledge.filter(|p| p.epoch == epoch);
+                let stale = || node.pledge.filter(|_| broken(Mutation::OldPledgesCount));
+                Some((*id, told.or_else(|| Some(Pledge { epoch, ..stale()? }))?))
+            })
             .collect()
     }
 
@@ -163,6 +177,7 @@ impl Facts {
         if gap <= settings.heartbeat_interval_ms.max(500) {
             return;
         }
+        self.woke_ms = Some(now.mono_ms);
         for node in self.nodes.values_mut() {
             for at in [&mut node.heard_ms, &mut node.streamed_ms, &mut node.closed_ms] {
                 *at = at.map(|ms| (ms + gap).min(now.mono_ms));

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Episode;
 use crate::ids::{Epoch, GroupKey, NodeId, RuleId, Secret};
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::wal::Tli;
 
@@ -188,6 +189,13 @@ impl Group {
         acks: u32,
     ) -> SyncRule {
         self.rules.retain(|old| old.pledges_needed() > 0);
+        let forgets = match self.plan {
+            Plan::Electing { .. } => Mutation::ForgottenAtElection,
+            _ => Mutation::ForgottenAtChange,
+        };
+        if broken(forgets) {
+            self.rules.clear();
+        }
         self.last_rule_version += 1;
         let rule = SyncRule { epoch, version: self.last_rule_version, primary, members, acks };
         self.rules.push(rule.clone());

@@ -15,6 +15,7 @@ pub mod goals;
 pub mod group;
 pub mod ids;
 pub mod message;
+pub mod mutation;
 pub mod node;
 pub mod rule;
 pub mod state;

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{Epoch, NodeId, RuleId};
+use crate::mutation::{Mutation, broken};
 use crate::wal::Position;
 
 /// A standby name that no node has: commits block while only it is listed.
@@ -31,7 +32,8 @@ impl SyncRule {
     /// N − W + 1: so many members' pledges make sure that W acknowledgements can no longer be
     /// collected, and that one of the pledged holds whatever was acknowledged.
     pub fn pledges_needed(&self) -> usize {
-        (self.members.len() + 1).saturating_sub(self.acks as usize)
+        let spare = usize::from(!broken(Mutation::QuorumOffByOne));
+        (self.members.len() + spare).saturating_sub(self.acks as usize)
     }
 
     /// Whether the primary alone decides (nobody else is known to hold its commits).
@@ -102,7 +104,7 @@ pub fn satisfied(
     pledges: &Pledges,
 ) -> Result<(), Shortfall> {
     let told = |id: &NodeId| pledges.get(id).filter(|p| p.epoch == epoch && p.usable);
-    if told(&rule.primary).and_then(|p| p.position).is_some_and(|p| p <= candidate) {
+    if told(&rule.primary).and_then(|p| p.position).is_some_and(|p| candidate.reaches(p)) {
         return Ok(());
     }
     let mut shortfall = Shortfall {
@@ -117,13 +119,16 @@ pub fn satisfied(
         None => shortfall.silent.insert(rule.primary),
     };
     if rule.is_async() {
+        if broken(Mutation::AsyncNeedsNobody) {
+            return Ok(());
+        }
         shortfall.missing = 1;
         return Err(shortfall);
     }
     let mut enough = 0;
     for member in &rule.members {
         match told(member).and_then(|p| p.position) {
-            Some(position) if position <= candidate => enough += 1,
+            Some(position) if candidate.reaches(position) => enough += 1,
             Some(_) => _ = shortfall.ahead.insert(*member),
             None => _ = shortfall.silent.insert(*member),
         }

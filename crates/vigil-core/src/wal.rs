@@ -5,6 +5,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, broken};
+
 /// A byte position in the WAL. Shown as Postgres shows it (`0/5000028`), stored as `u64`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Lsn(pub u64);
@@ -82,6 +84,13 @@ impl fmt::Display for Tli {
 pub struct Position {
     pub tli: Tli,
     pub lsn: Lsn,
+}
+
+impl Position {
+    /// Whether WAL up to here holds everything that WAL up to `other` holds.
+    pub fn reaches(self, other: Position) -> bool {
+        if broken(Mutation::BareLsn) { self.lsn >= other.lsn } else { self >= other }
+    }
 }
 
 impl fmt::Display for Position {

@@ -10,7 +10,12 @@ use crate::goals::current_election;
 use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Hello, Server};
+use crate::mutation::{Mutation, broken};
 use crate::wal::Tli;
+
+/// So many changes of the primary may have been missed by a store that goes on without having
+/// heard every node.
+const UNHEARD_EPOCHS: u64 = 10;
 
 /// A command that was taken.
 #[derive(Default)]
@@ -63,6 +68,9 @@ pub(crate) fn register(
         }
         // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
         let old = old.id;
+        if broken(Mutation::Amnesia) {
+            return Ok(old);
+        }
         group.members.remove(&old);
         if group.plan == (Plan::Forming { founder: Some(old) }) {
             // Nothing was ever acknowledged: another one founds the group.
@@ -98,19 +106,27 @@ fn learn(group: &mut Group, hello: &Hello) {
     let mut news: Vec<_> =
         hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
     let behind = hello.promise > group.epoch || !news.is_empty();
-    if !behind {
+    if !behind || broken(Mutation::OldStoreTrusted) {
         return;
     }
     news.sort_by_key(crate::rule::SyncRule::id);
+    let known = group.epoch;
     group.epoch = group.epoch.max(hello.promise);
     for rule in news {
         group.last_rule_version = group.last_rule_version.max(rule.version);
         group.epoch = group.epoch.max(rule.epoch);
         group.rules.push(rule);
     }
-    group.last_tli = group.last_tli.max(Tli(1));
+    // An epoch assigns one timeline at most: whatever was assigned in those that this store does
+    // not know, the next one is above.
+    skip_timelines(group, group.epoch.0 - known.0);
     group.plan = Plan::Recovering;
     group.episode = None;
+}
+
+fn skip_timelines(group: &mut Group, count: u64) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    group.last_tli = Tli(group.last_tli.0.saturating_add(count).max(1));
 }
 
 /// Checks a command and carries its first act out on the record.
@@ -220,6 +236,9 @@ fn failover(
         });
     }
     if group.plan == Plan::Recovering && allow_data_loss {
+        // Nodes that are not heard may have seen epochs and timelines that nobody here knows of.
+        group.epoch = Epoch(group.epoch.0 + UNHEARD_EPOCHS);
+        skip_timelines(group, UNHEARD_EPOCHS);
         let evidence = vec!["an operator goes on without the nodes not heard".to_owned()];
         let operation = Some(Operation::Failover);
         begin_election(group, facts, Cause::Recovery, evidence, operation, None, now);
@@ -233,10 +252,14 @@ fn failover(
         });
     }
     let serving = matches!(group.plan, Plan::Serving { .. });
+    // A winner that is gone for good while it is being promoted is given up as a primary is.
+    let open = serving || allow_data_loss && matches!(group.plan, Plan::Promoting { .. });
     let verdict = group.rule().map(|rule| judge(group, facts, rule, now));
-    match (serving, verdict) {
-        (true, Some(Verdict::Fine)) => switchover(group, facts, None, Operation::Failover, now),
-        (true, Some(_)) if group.members.len() > 1 => {
+    match (open, verdict) {
+        (true, Some(Verdict::Fine)) if serving => {
+            switchover(group, facts, None, Operation::Failover, now)
+        }
+        (true, Some(verdict)) if verdict != Verdict::Fine && group.members.len() > 1 => {
             let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
             let operation = Some(Operation::Failover);
             begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
@@ -245,8 +268,10 @@ fn failover(
             }
             Ok(Taken { message: "election begun".to_owned(), watch: operation, ..Taken::default() })
         }
-        (true, _) => Err(refused("there is no node to fail over to", "add a standby")),
-        (false, _) => must_be_serving(group).map(|_| Taken::default()),
+        (true, _) if serving => {
+            Err(refused("there is no node to fail over to", "add a standby"))
+        }
+        _ => must_be_serving(group).map(|_| Taken::default()),
     }
 }
 

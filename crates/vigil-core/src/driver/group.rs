@@ -79,6 +79,14 @@ pub struct GroupDriver {
     incarnated: bool,
 }
 
+/// The record may not be the newest: nothing is decided by it before keepers were heard.
+fn doubt(group: &mut Group) {
+    if !group.rules.is_empty() {
+        group.plan = Plan::Recovering;
+        group.episode = None;
+    }
+}
+
 /// What an output that could not be committed is taken back to. What was heard stays heard.
 struct Before {
     group: Group,
@@ -104,6 +112,13 @@ impl GroupDriver {
             before: None,
             incarnated: false,
         }
+    }
+
+    /// `group` as a store has it that may not be the newest: it was put back, or nobody was there
+    /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
+    pub fn doubting(mut group: Group, now: Now) -> Self {
+        doubt(&mut group);
+        Self::new(group, now)
     }
 
     pub fn group(&self) -> &Group {
@@ -158,11 +173,9 @@ impl GroupDriver {
         }
         self.date(&before.group.plan, before.group.rule().map(SyncRule::id), now);
         self.settle(now, &mut out.events);
-        let taken_in = self.newest_order_heard();
-        let outnumbered = taken_in > self.group.version * ORDERS_PER_VERSION + self.order_count;
-        if self.group != before.group || !self.incarnated || outnumbered {
+        if self.group != before.group || !self.incarnated {
             self.incarnated = true;
-            self.group.version = (before.group.version + 1).max(taken_in / ORDERS_PER_VERSION + 1);
+            self.group.version += 1;
             self.order_count = 0;
             out.record = Some(Box::new(self.group.clone()));
         }
@@ -250,6 +263,7 @@ impl GroupDriver {
         if !self.group.members.contains_key(&id) {
             return;
         }
+        self.note_newer_orders(&report);
         let state_before = self.facts.node(id).and_then(|n| n.state);
         if !self.facts.take_report(stream, id, report, now) {
             return;
@@ -263,12 +277,14 @@ impl GroupDriver {
         self.note_problem(id, events);
     }
 
-    /// The newest order that any keeper has taken in. A store that was lost or put back begins to
-    /// number below what its keepers had from the one before; they would ignore all it says.
-    fn newest_order_heard(&self) -> u64 {
-        let reports = self.facts.nodes.values().filter_map(|n| n.report.as_ref());
-        // More than anybody can have numbered is not believed.
-        reports.map(|r| r.order_seq).filter(|seq| *seq < u64::MAX / 4).max().unwrap_or(0)
+    /// A keeper that has taken in orders of a later record than this one: the store is not the
+    /// newest, and keepers would refuse orders that are numbered by it.
+    fn note_newer_orders(&mut self, report: &Report) {
+        let told = report.order_seq / ORDERS_PER_VERSION;
+        if told > self.group.version {
+            self.group.version = told;
+            doubt(&mut self.group);
+        }
     }
 
     fn note_rejoin(

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
 use crate::node::step::{Step, StepDone};
@@ -18,6 +19,8 @@ use crate::wal::{Lsn, Position, Tli};
 /// A step that failed is tried again after so long at first, in milliseconds; doubled each time.
 const RETRY_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
+/// Nothing is left longer without a tick, in milliseconds.
+const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
 const BUSY_LOOK_MS: u64 = 4;
 /// A polite stop gives up waiting for the monitor after so long, in milliseconds: without a
@@ -184,6 +187,21 @@ impl NodeDriver {
         }
     }
 
+    /// Until a [`NodeInput::Tick`] may matter, in milliseconds; a shell may tick more often.
+    pub fn wake_in_ms(&self, now: Now) -> u64 {
+        let settings = &self.record.settings;
+        let deadlines = [
+            self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
+            self.retry.as_ref().map(|retry| retry.not_before_ms),
+            // An isolated primary stops then.
+            Some(self.heard_ms + settings.silence_ms() + 1),
+            self.leaving_since_ms.map(|since| since + LEAVE_ALONE_MS),
+            self.leaving_since_ms.map(|since| since + LEAVE_MS),
+        ];
+        let to_come = deadlines.into_iter().flatten().filter(|at| *at > now.mono_ms);
+        to_come.min().map_or(IDLE_MS, |at| at - now.mono_ms).min(IDLE_MS)
+    }
+
     fn is_waiting(&self, seen: &Observed) -> bool {
         let attaching = match (&seen.server, self.order.as_ref().map(|o| &o.goal)) {
             (ServerView::Up(up), Some(Goal::Follow { .. })) => !up.streaming,
@@ -207,12 +225,23 @@ impl NodeDriver {
         if changed {
             self.memory.prepared = false;
             self.retry = None;
-            self.streaming_ms = now.mono_ms;
-            self.memory.stalled_ms = 0;
+            if !self.follows_as_before(&order) {
+                self.streaming_ms = now.mono_ms;
+                self.memory.stalled_ms = 0;
+            }
             self.cancel_running(out);
         }
         self.order = Some(order);
         out.push(NodeOutput::Look);
+    }
+
+    /// Whether an order changes nothing about whom to stream from.
+    fn follows_as_before(&self, order: &Order) -> bool {
+        let upstream = |o: &Order| match o.goal {
+            Goal::Follow { primary, .. } => Some((o.epoch, primary)),
+            _ => None,
+        };
+        upstream(order).is_some() && self.order.as_ref().and_then(upstream) == upstream(order)
     }
 
     fn cancel_running(&mut self, out: &mut Vec<NodeOutput>) {
@@ -291,12 +320,14 @@ impl NodeDriver {
             .filter_map(|m| self.record.peer(*m))
             .map(|p| p.name.as_str())
             .collect();
+        let whatever = broken(Mutation::CoveredByStreams);
         let flushed = up
             .senders
             .iter()
-            .filter(|s| s.streaming && s.flush >= from && names.contains(s.name.as_str()))
+            .filter(|s| s.streaming && (s.flush >= from || whatever))
+            .filter(|s| names.contains(s.name.as_str()))
             .count();
-        if flushed >= rule.acks as usize {
+        if flushed >= rule.acks as usize || broken(Mutation::CoveredAtOnce) {
             self.covered = Some(id);
         }
     }
@@ -620,6 +651,7 @@ fn server_word(seen: &Observed) -> Server {
     match (&seen.data, &seen.server) {
         (Data::None, ServerView::Down) => Server::NoData,
         (_, ServerView::Down) => Server::Stopped,
+        (_, ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => Server::Stopped,
         (_, ServerView::Orphans) => Server::Unknown,
         (_, ServerView::Starting) => Server::Starting,
         (_, ServerView::Hung) => Server::Hung,

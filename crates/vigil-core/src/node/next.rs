@@ -3,6 +3,7 @@
 
 use crate::ids::{NodeId, RuleId};
 use crate::message::{Goal, Order};
+use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
 use crate::node::step::Step;
@@ -54,7 +55,7 @@ pub fn next_step(
     seen: &Observed,
     memory: &Circumstances,
 ) -> Next {
-    if seen.server == ServerView::Orphans {
+    if seen.server == ServerView::Orphans && !broken(Mutation::StoppedWithBackends) {
         return Next::Do(Step::Kill);
     }
     if let Data::Foreign { .. } = seen.data {
@@ -89,7 +90,14 @@ fn boot(record: &NodeRecord, seen: &Observed) -> Next {
     let whole = record.replacing.is_none() && record.copied_from.is_none();
     let joined = record.node_id.is_some() && whole;
     match (&seen.data, &seen.server) {
-        (Data::Cluster(_), ServerView::Down) if joined => Next::Do(Step::StartStandby),
+        (Data::Cluster(_), ServerView::Down) if joined => {
+            match record.own_rule.clone().filter(|own| Some(own.epoch) == record.led_in) {
+                Some(rule) if broken(Mutation::BootReadWrite) => {
+                    Next::Do(Step::StartPrimary { rule })
+                }
+                _ => Next::Do(Step::StartStandby),
+            }
+        }
         (_, ServerView::Starting) => Next::Wait("Postgres to start"),
         _ => Next::Rest,
     }
@@ -163,7 +171,7 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             // Once per epoch. A promotion that did not get as far as a new timeline is the same
             // one and is triggered again; after that, only a new election helps.
             let switched = up.tli >= wish.tli || up.history.tli >= wish.tli;
-            if leads && switched && !record.promoting {
+            if leads && switched && !record.promoting && !broken(Mutation::PromotedTwice) {
                 return Next::Wait("a new election: this node led in this epoch and stopped");
             }
             if wish.renewal {
@@ -180,7 +188,9 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             let promoting = NodeRecord { promoting: true, ..led(record, rule) };
             Next::Write(Box::new(promoting), step)
         }
-        ServerView::Down if !leads => Next::Do(Step::StartStandby),
+        ServerView::Down if !leads || broken(Mutation::PromotedTwice) => {
+            Next::Do(Step::StartStandby)
+        }
         ServerView::Down => Next::Wait("a new election: this node led in this epoch and stopped"),
         ServerView::Starting => Next::Wait("Postgres to start"),
         ServerView::Hung if !leads => Next::Do(Step::Kill),
@@ -215,6 +225,10 @@ fn serve(
     if up.checkpoint_tli != up.tli && !prepare {
         return Next::Do(Step::Checkpoint);
     }
+    if broken(Mutation::DegradeUnrecorded) && up.senders.iter().all(|s| s.reply_age_ms > 1000) {
+        let alone = SyncRule { acks: 0, ..rule.clone() };
+        return Next::Do(Step::PutRule { rule: alone });
+    }
     Next::Rest
 }
 
@@ -228,7 +242,8 @@ fn led(record: &NodeRecord, rule: &SyncRule) -> NodeRecord {
 /// Half-replaced, or a copy that is not consistent yet: nothing to elect, to stop for, or to start
 /// by itself.
 fn unusable(record: &NodeRecord, seen: &Observed) -> bool {
-    record.replacing.is_some() || record.copied_from.is_some() || seen.data == Data::None
+    let half = record.replacing.is_some() && !broken(Mutation::HalfReplacedStarted);
+    half || record.copied_from.is_some() || seen.data == Data::None
 }
 
 /// What is left to do until this node can acknowledge nothing; `None` when it cannot.
@@ -250,10 +265,10 @@ fn detach(
             Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
         }
         // Its promotion cannot be called back.
-        ServerView::Up(_) if record.promoting => Some(Next::Do(Step::Kill)),
-        ServerView::Up(up) if !up.detached || up.receiver_alive => {
-            Some(Next::Do(Step::DropReceiver { await_wal }))
+        ServerView::Up(_) if record.promoting && !broken(Mutation::PledgeWhilePromoting) => {
+            Some(Next::Do(Step::Kill))
         }
+        ServerView::Up(up) if receives(up) => Some(Next::Do(Step::DropReceiver { await_wal })),
         ServerView::Up(_) => None,
         ServerView::Starting => Some(Next::Wait("Postgres to start")),
         ServerView::Hung | ServerView::Orphans => Some(Next::Do(Step::Kill)),
@@ -324,6 +339,9 @@ fn follow(
     if record.promoting {
         return Next::Do(Step::Kill);
     }
+    if up.upstream.is_some_and(|u| u.0 == primary) && broken(Mutation::LineageUnchecked) {
+        return Next::Rest;
+    }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
         if open && up.replay_idle && memory.stalled_ms >= STALLED_MS {
             let keep = lineage_end(up);
@@ -338,14 +356,14 @@ fn follow(
         return Next::Wait("replay: the end of this node's WAL is not known yet");
     };
     let Some(history) = history else { return Next::Wait("the primary's timelines") };
-    if history.holds(end) {
+    if history.holds(end) || broken(Mutation::LineageUnchecked) {
         return Next::Do(Step::Follow { primary });
     }
-    if end.tli > history.tli {
+    if end.tli > history.tli && !broken(Mutation::NewerWalDiscarded) {
         // Never discard WAL of a timeline above the order's: this order may be the stale one.
         return Next::Wait("a newer primary: this node's timeline is above the primary's");
     }
-    if !open {
+    if !open && !broken(Mutation::RewindEarly) {
         // Before the new rule is covered the winner may hold the only other copy, so nothing is
         // rewound in place. If this node is what the rule waits for, a copy beside is the way out.
         if memory.closed_ms >= CLOSED_MS {
@@ -354,6 +372,7 @@ fn follow(
         return Next::Wait("the new primary's rule to be covered, then a rewind");
     }
     let fork = up.history.fork_with(history).unwrap_or(Position { tli: Tli(1), lsn: Lsn::ZERO });
+    let fork = if broken(Mutation::WalNotKept) { end } else { fork };
     replace(record, Replacing::Rewind, Step::Rewind { primary, fork })
 }
 
@@ -367,7 +386,8 @@ fn replace(record: &NodeRecord, how: Replacing, step: Step) -> Next {
 /// End of WAL on disk, if known: after a restart `max(received, replayed)` is too low until
 /// everything has been replayed (seen; DESIGN §4.3).
 pub(crate) fn end_of_wal(up: &UpView) -> Option<Position> {
-    let known = !up.in_recovery || up.streamed || up.replay_idle;
+    let known =
+        !up.in_recovery || up.streamed || up.replay_idle || broken(Mutation::PositionTooLow);
     let lsn = up.received.unwrap_or(Lsn::ZERO).max(up.replayed);
     known.then_some(Position { tli: up.tli, lsn })
 }
@@ -379,6 +399,11 @@ pub fn lineage_end(up: &UpView) -> Option<Position> {
         return Some(Position { tli: up.tli, lsn: up.replayed });
     }
     end_of_wal(up)
+}
+
+/// Whether this standby could still acknowledge: a receiver outlives a reload while replay hangs.
+fn receives(up: &UpView) -> bool {
+    !up.detached || up.receiver_alive && !broken(Mutation::PledgeByReload)
 }
 
 /// What this node can promise with its epoch, `None` while it might still acknowledge something.
@@ -394,10 +419,14 @@ pub fn pledge(record: &NodeRecord, seen: &Observed) -> Option<Pledge> {
         (_, ServerView::Down) if unusable(record, seen) => tell(None, false),
         (Data::Cluster(cluster), ServerView::Down) => tell(stopped_position(cluster), true),
         (Data::Cluster(_), ServerView::Up(up)) if up.in_recovery => {
-            if !up.detached || up.receiver_alive || record.promoting {
+            let promoting = record.promoting && !broken(Mutation::PledgeWhilePromoting);
+            if promoting || receives(up) && !broken(Mutation::PledgeAttached) {
                 return None;
             }
             tell(end_of_wal(up), true)
+        }
+        (Data::Cluster(cluster), ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => {
+            tell(stopped_position(cluster), true)
         }
         _ => None,
     }

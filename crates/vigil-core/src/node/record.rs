@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
 use crate::message::{Order, Peer};
+use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
@@ -82,7 +83,8 @@ impl NodeRecord {
     /// Whether `order` may be obeyed: nothing below the promise, nothing older than what was
     /// taken in already (a delayed or repeated message can do no harm).
     pub fn accepts(&self, order: &Order) -> bool {
-        order.epoch >= self.promise && order.seq >= self.order_seq
+        broken(Mutation::OldOrdersObeyed)
+            || order.epoch >= self.promise && order.seq >= self.order_seq
     }
 
     /// Takes the durable part of an accepted order in. Returns whether something must be fsynced
@@ -96,6 +98,6 @@ impl NodeRecord {
         self.replication_password.clone_from(&order.replication_password);
         let changed = *self != before;
         self.order_seq = order.seq;
-        changed
+        changed && !broken(Mutation::PromiseNotSaved)
     }
 }

@@ -228,21 +228,6 @@ fn old_store() -> Monitor {
     Monitor { driver, ms: T0, next_command: 1 }
 }
 
-/// The keepers' last orders were numbered by a monitor of which this store knows nothing: it was
-/// lost, or put back from a backup. They would refuse everything below for ever.
-#[test]
-fn a_store_that_numbers_below_its_keepers_goes_on_above_them() {
-    let mut monitor = Monitor::new(|_| {});
-    let rule = monitor.rule();
-    let heard = |order_seq| Report { order_seq, ..primary_report(&rule, &[2, 3]) };
-    let out = monitor.report(1, heard(87_000_003));
-    assert!(out.record.is_some(), "the numbers are kept before they are used");
-    assert_eq!(out.orders.len(), 3, "who refused the last order is given it again");
-    assert!(out.orders.iter().all(|(_, _, order)| order.seq > 87_000_003), "{out:?}");
-    let out = monitor.report(1, heard(highest(&out).unwrap()));
-    assert_eq!((out.record, out.orders.len()), (None, 0), "once is enough");
-}
-
 /// Node 2 has promised 9, of which the store knows nothing. Until everybody was heard nothing is
 /// ordered; then the orders are such that everybody obeys.
 #[test]
