@@ -26,8 +26,8 @@ pub struct Machine {
     memory_available: Option<u64>,
     disk_size: Option<u64>,
     disk_available: Option<u64>,
-    received: Option<u64>,
-    sent: Option<u64>,
+    received: u64,
+    sent: u64,
 }
 
 /// Looks for ever, at a thread's pace: one look at a time, whatever it hangs in.
@@ -86,8 +86,8 @@ impl Machine {
             if name.trim() != "lo"
                 && let (Some(received), Some(sent)) = (numbers.first(), numbers.get(8))
             {
-                self.received = Some(self.received.unwrap_or(0) + received);
-                self.sent = Some(self.sent.unwrap_or(0) + sent);
+                self.received += received;
+                self.sent += sent;
             }
         }
     }
@@ -112,14 +112,8 @@ impl Machine {
         if let Some(load) = self.load1 {
             gauge!("pgvigil_machine_load1").set(load);
         }
-        for (name, value) in [
-            ("pgvigil_machine_network_received_bytes_total", self.received),
-            ("pgvigil_machine_network_sent_bytes_total", self.sent),
-        ] {
-            if let Some(value) = value {
-                counter!(name).absolute(value);
-            }
-        }
+        counter!("pgvigil_machine_network_received_bytes_total").absolute(self.received);
+        counter!("pgvigil_machine_network_sent_bytes_total").absolute(self.sent);
     }
 }
 
@@ -160,7 +154,7 @@ mod tests {
             "Inter-|   Receive\n face |bytes\n    lo: 9 1 0 0 0 0 0 0 9 1 0 0 0 0 0 0\n\
                eth0: 500 1 0 0 0 0 0 0 70 1 0 0 0 0 0 0\n eth1: 1 1 0 0 0 0 0 0 2 1 0 0 0 0 0 0\n",
         );
-        assert_eq!((machine.received, machine.sent), (Some(501), Some(72)));
+        assert_eq!((machine.received, machine.sent), (501, 72));
         assert_eq!(kilobytes("MemTotal:  4 kB\nMemFree: 1 kB\n", "MemFree:"), Some(1024));
         let here = Machine::look(Path::new("/no/such/directory"));
         assert!(here.disk_size > here.disk_available && here.cpus > 0, "{here:?}");
