@@ -55,7 +55,9 @@ impl Machine {
         // Before the first clone there is no directory yet.
         let there = pgdata.ancestors().find(|dir| dir.exists());
         if let Some(disk) = there.and_then(|dir| rustix::fs::statvfs(dir).ok()) {
-            machine.disk_size = Some(disk.f_blocks * disk.f_frsize);
+            // As `df` has it: what is kept back for root is nobody's.
+            let used = disk.f_blocks.saturating_sub(disk.f_bfree);
+            machine.disk_size = Some((used + disk.f_bavail) * disk.f_frsize);
             machine.disk_available = Some(disk.f_bavail * disk.f_frsize);
         }
         machine
@@ -123,7 +125,10 @@ fn describe() {
     describe_gauge!("pgvigil_machine_load1", "Load average over one minute.");
     describe_gauge!("pgvigil_machine_memory_size_bytes", "Memory of this machine.");
     describe_gauge!("pgvigil_machine_memory_available_bytes", "Memory that programs could get.");
-    describe_gauge!("pgvigil_machine_disk_size_bytes", "The file system of the data directory.");
+    describe_gauge!(
+        "pgvigil_machine_disk_size_bytes",
+        "What the file system of the data directory holds."
+    );
     describe_gauge!("pgvigil_machine_disk_available_bytes", "What is free there.");
     describe_counter!(
         "pgvigil_machine_network_received_bytes_total",
