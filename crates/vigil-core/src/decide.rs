@@ -125,6 +125,7 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
     }
     if facts.report(primary).is_some_and(|r| r.leaving)
         && group.is_covered()
+        && group.episode.is_none()
         && let Some(to) = best_standby(group, facts, now)
     {
         begin_handover(group, primary, to, Cause::Leaving, None, now);

@@ -52,6 +52,7 @@ pub(crate) enum Moment<'a> {
     },
     /// A monitor's decision became durable.
     Recorded {
+        monitor: usize,
         group: usize,
         before: &'a Group,
         after: &'a Group,
@@ -176,7 +177,8 @@ impl World {
     /// Whether a host's word was given up by an operator: it may still run on the far side of a cut.
     fn is_outlaw(&self, host: usize) -> bool {
         let h = &self.hosts[host];
-        h.disk.promise < self.ghost.groups[h.group].given_up_below
+        let below = self.ghost.groups[h.group].given_up_below;
+        h.disk.promise < below || h.pg.writer().is_some_and(|w| w.rule.epoch < below)
     }
 }
 

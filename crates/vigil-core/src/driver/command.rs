@@ -11,6 +11,7 @@ use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Hello, Server};
 use crate::mutation::{Mutation, broken};
+use crate::rule::SyncRule;
 use crate::wal::Tli;
 
 /// So many changes of the primary may have been missed by a store that goes on without having
@@ -100,22 +101,28 @@ pub(crate) fn register(
     Ok(id)
 }
 
-/// DESIGN §4.19: what a keeper has fsynced may be newer than the store.
+/// DESIGN §4.19: what a keeper has fsynced may be newer than the store. A keeper holds S whole, as
+/// some order carried it: what is missing from a later S than ours was covered since.
 fn learn(group: &mut Group, hello: &Hello) {
-    let newest = |g: &Group| g.rule().map(crate::rule::SyncRule::id);
-    let mut news: Vec<_> =
-        hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
-    let behind = hello.promise > group.epoch || !news.is_empty();
-    if !behind || broken(Mutation::OldStoreTrusted) {
+    let newest = hello.rules_held.iter().max_by_key(|rule| rule.id());
+    let theirs = newest.map(SyncRule::id);
+    let ours = group.rule().map(SyncRule::id);
+    if hello.promise <= group.epoch && theirs <= ours || broken(Mutation::OldStoreTrusted) {
+        if theirs == ours && group.plan == Plan::Recovering {
+            group.rules.retain(|rule| hello.rules_held.contains(rule));
+        }
         return;
     }
-    news.sort_by_key(crate::rule::SyncRule::id);
     let known = group.epoch;
     group.epoch = group.epoch.max(hello.promise);
-    for rule in news {
-        group.last_rule_version = group.last_rule_version.max(rule.version);
-        group.epoch = group.epoch.max(rule.epoch);
-        group.rules.push(rule);
+    if let Some(newest) = newest.filter(|_| theirs > ours) {
+        group.rules.clone_from(&hello.rules_held);
+        group.rules.sort_by_key(SyncRule::id);
+        group.epoch = group.epoch.max(newest.epoch);
+        group.last_rule_version = group.last_rule_version.max(newest.version);
+    } else if let Plan::Forming { .. } = group.plan {
+        // The group exists already: whoever was about to found it has nothing to lead.
+        group.rules.clear();
     }
     // An epoch assigns one timeline at most: whatever was assigned in those that this store does
     // not know, the next one is above.
@@ -268,9 +275,7 @@ fn failover(
             }
             Ok(Taken { message: "election begun".to_owned(), watch: operation, ..Taken::default() })
         }
-        (true, _) if serving => {
-            Err(refused("there is no node to fail over to", "add a standby"))
-        }
+        (true, _) if serving => Err(refused("there is no node to fail over to", "add a standby")),
         _ => must_be_serving(group).map(|_| Taken::default()),
     }
 }

@@ -343,13 +343,16 @@ fn follow(
         return Next::Rest;
     }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
-        if open && up.replay_idle && memory.stalled_ms >= STALLED_MS {
+        // Its WAL is a prefix of the primary's, so a copy beside takes nothing away, and the rule may
+        // be waiting for just this node.
+        if history.is_some() && up.replay_idle && memory.stalled_ms >= STALLED_MS {
             let keep = lineage_end(up);
             return replace(record, Replacing::Clone, Step::Clone { primary, keep });
         }
         return Next::Rest;
     }
-    if up.receiver_alive {
+    // As long as it is attached to anybody its WAL may grow behind the check's back.
+    if !up.detached || up.receiver_alive {
         return Next::Do(Step::DropReceiver { await_wal: None });
     }
     let Some(end) = lineage_end(up) else {

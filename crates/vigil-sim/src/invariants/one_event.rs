@@ -10,7 +10,7 @@ use crate::world::World;
 const FRESH_MS: u64 = 8_000;
 
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
-    let Moment::Recorded { group, before, after, events } = moment else { return None };
+    let Moment::Recorded { group, before, after, events, .. } = moment else { return None };
     let closing = events.iter().filter(|e| {
         matches!(e.kind, EventKind::Failover | EventKind::Switchover | EventKind::Promotion)
             && !e.phases.is_empty()

@@ -10,7 +10,7 @@ use crate::world::World;
 const LATE_MS: u64 = 300;
 
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
-    let Moment::Recorded { group, before, after, .. } = moment else { return None };
+    let Moment::Recorded { monitor, group, before, after, .. } = moment else { return None };
     let episode = after.episode.as_ref().filter(|_| before.episode.is_none())?;
     if episode.cause != Cause::Unreachable {
         return None;
@@ -24,7 +24,7 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     // What the monitor itself has in hand: a report of less than a heartbeat ago that vouches.
     let witness = after.members.keys().filter_map(|id| world.host_of(*group, *id)).find(|host| {
         let id = world.hosts[*host].disk.node_id;
-        let told = world.monitors.iter().flat_map(|m| m.cells.get(*group)).any(|cell| {
+        let told = world.monitors[*monitor].cells.get(*group).is_some_and(|cell| {
             let node = id.and_then(|id| cell.driver.facts().node(id));
             node.is_some_and(|n| {
                 let fresh = n.heard_ms.is_some_and(|at| world.now_ms - at < LATE_MS);

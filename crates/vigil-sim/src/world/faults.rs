@@ -177,6 +177,8 @@ impl World {
                 self.after(lasts_ms, Event::Undo(Undo::Maintenance(host)));
                 Command::EnableMaintenance { node, allow_failover: detail.is_multiple_of(2) }
             }
+            // Nobody removes nodes from a group that has no primary.
+            Kind::Drop if !self.serves(group) => return,
             Kind::Drop => {
                 self.after(lasts_ms, Event::Undo(Undo::Rejoin(host)));
                 Command::DropNode { node, force: detail.is_multiple_of(4) }
@@ -290,7 +292,9 @@ impl World {
     fn wipe(&mut self, host: usize) {
         let group = self.hosts[host].group;
         let others = self.of_group(group).filter(|(i, h)| *i != host && h.is_usable()).count();
-        if !self.ghost.may_wipe(group) || others == 0 || !self.elsewhere(host) {
+        // See `restore` for a store that is empty meanwhile.
+        let alone = others == 0 || self.stores[group].doubtful;
+        if !self.ghost.may_wipe(group) || alone || !self.elsewhere(host) {
             return;
         }
         self.ghost.wiped(group);
@@ -325,13 +329,20 @@ impl World {
     fn restore(&mut self, kind: Kind, group: usize, lasts_ms: u64) {
         // An empty keeper that comes to an empty monitor first founds another cluster, and the
         // others are refused by its system identifier: an operator's matter, not the core's.
-        if kind == Kind::LoseStore && self.of_group(group).any(|(_, h)| !h.pg.exists) {
+        if self.of_group(group).any(|(_, h)| !h.pg.exists) {
             return;
         }
         self.kill_monitor(0);
         self.kill_monitor(1);
         self.put_store_back(group, kind == Kind::LoseStore);
         self.after(lasts_ms / 2, Event::Undo(Undo::Monitor(0)));
+    }
+
+    fn serves(&self, group: usize) -> bool {
+        let record = &self.stores[group].record;
+        let primary = record.rule().and_then(|r| self.host_of(group, r.primary));
+        let runs = primary.is_some_and(|p| self.hosts[p].pg.is_primary());
+        matches!(record.plan, Plan::Serving { .. }) && record.is_covered() && runs
     }
 
     /// A dropped node comes again with an empty disk.

@@ -151,11 +151,11 @@ impl World {
             );
             // It did get there; only the answer was lost.
             if !stale && self.rng.chance(30) {
-                self.store(group, output);
+                self.store(monitor, group, output);
             }
             return false;
         }
-        self.store(group, output);
+        self.store(monitor, group, output);
         self.monitors[monitor].cells[group].version = self.stores[group].record.version;
         true
     }
@@ -201,7 +201,7 @@ impl World {
         }
     }
 
-    fn store(&mut self, group: usize, output: &GroupOutput) {
+    fn store(&mut self, monitor: usize, group: usize, output: &GroupOutput) {
         for event in &output.events {
             self.note("event", event.kind.as_str(), || {
                 format!("{} {:?}", event.description, event.evidence)
@@ -221,6 +221,7 @@ impl World {
         }
         self.coverage.recorded(&before, &after, &output.events);
         self.witness(&Moment::Recorded {
+            monitor,
             group,
             before: &before,
             after: &after,

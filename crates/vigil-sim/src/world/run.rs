@@ -40,8 +40,10 @@ impl World {
         self.heal();
         self.recover();
         self.quiet = true;
+        let acked: Vec<Vec<(u32, u64)>> =
+            (0..self.stores.len()).map(|group| self.ghost.acknowledged(group).collect()).collect();
         self.go_until(400, |_| false);
-        self.everything_is_everywhere();
+        self.everything_is_everywhere(&acked);
         self.coverage.runs += 1;
         self.coverage.simulated_ms += self.now_ms;
     }
@@ -198,9 +200,8 @@ impl World {
     }
 
     /// Every acknowledged commit is on every node that streams.
-    fn everything_is_everywhere(&mut self) {
-        for group in 0..self.stores.len() {
-            let acked: Vec<(u32, u64)> = self.ghost.acknowledged(group).collect();
+    fn everything_is_everywhere(&mut self, acked: &[Vec<(u32, u64)>]) {
+        for (group, acked) in acked.iter().enumerate() {
             let members: Vec<usize> = self.stores[group]
                 .record
                 .members
@@ -210,7 +211,7 @@ impl World {
                 .filter(|h| self.hosts[*h].pg.streams() || self.hosts[*h].pg.is_primary())
                 .collect();
             for host in members {
-                for (tli, len) in &acked {
+                for (tli, len) in acked {
                     if !self.hosts[host].pg.wal.holds(*tli, *len) {
                         let name = self.hosts[host].name.clone();
                         self.fail("everywhere", format!("{name} lacks acknowledged {tli}/{len}"));
