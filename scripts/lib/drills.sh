@@ -296,6 +296,27 @@ test_partition() {
     check_acks 2
 }
 
+# The keeper of the primary is killed inside its container: that ends the container, the restart
+# policy brings it back, as the primary again or as a secondary.
+test_keeper_death() {
+    local old before began
+    own_heartbeat
+    await_settled
+    old=$(primary_service)
+    before=$(docker inspect -f '{{.RestartCount}}' "$old")
+    start_writers
+    docker exec "$old" bash -c 'kill -KILL $(cat /proc/[0-9]*/stat | sed -n "s/^\\([0-9]*\\) (vigil-keeper).*/\\1/p")'
+    began=$(now_us)
+    wait_for 30 was_restarted "$old" "$before" || fail "$old was not restarted"
+    wait_for 60 is_settled || fail "$old has not come back: $(state_of "$old")"
+    detail "back after $(seconds_of_ms "$(ms_since "$began")") s"
+    stop_writers
+    at_most outage "$(outage_ms)" 6000
+    check_acks 2
+}
+
+was_restarted() { is_running "$1" && (($(docker inspect -f '{{.RestartCount}}' "$1") > $2)); } # NAME COUNT_BEFORE
+
 # The data of a node is thrown away while it is down; it is copied from whoever is primary.
 test_reseed() {
     local began service=postgres-primary
