@@ -1,44 +1,15 @@
 //! Bad input at start: one line that says what is wrong, the documented exit code, nothing changed.
 
-use std::collections::hash_map::DefaultHasher;
 use std::fs;
-use std::hash::{Hash, Hasher};
-use std::io::Read;
 use std::net::TcpListener;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::harness::{
-    Lab, Output, Workdir, free_port, is_root, millis, not_run, postgres_bin, run, secs, wait_until,
+    Lab, Output, Workdir, fingerprint, free_port, is_root, millis, not_run, postgres_bin, run,
+    secs, wait_until,
 };
-
-/// Names, owners, modes and contents of everything below a directory.
-fn fingerprint(dir: &Path) -> u64 {
-    fn add(path: &Path, hash: &mut DefaultHasher) {
-        let Ok(metadata) = fs::symlink_metadata(path) else {
-            "nothing".hash(hash);
-            return;
-        };
-        path.hash(hash);
-        (metadata.mode(), metadata.uid(), metadata.gid()).hash(hash);
-        if metadata.is_dir() {
-            let mut entries: Vec<PathBuf> =
-                fs::read_dir(path).unwrap().map(|e| e.unwrap().path()).collect();
-            entries.sort();
-            for entry in &entries {
-                add(entry, hash);
-            }
-        } else if metadata.is_file() {
-            let mut bytes = Vec::new();
-            fs::File::open(path).unwrap().read_to_end(&mut bytes).unwrap();
-            bytes.hash(hash);
-        }
-    }
-    let mut hash = DefaultHasher::new();
-    add(dir, &mut hash);
-    hash.finish()
-}
 
 /// A daemon that must refuse to start. Log lines may stand beside the one error line.
 fn expect_refusal(output: &Output, codes: &[i32], words: &[&str]) {

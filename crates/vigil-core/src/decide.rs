@@ -48,8 +48,8 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
             facts.report(*id).is_some_and(|r| r.problem.is_none() && r.server != Server::Unknown)
         });
         if let Some(id) = first {
-            group.epoch = Epoch(1);
-            group.record_rule(Epoch(1), id, BTreeSet::new(), 0);
+            group.epoch = group.epoch.next();
+            group.record_rule(group.epoch, id, BTreeSet::new(), 0);
             group.plan = Plan::Forming { founder: Some(id) };
         }
         return;
@@ -117,8 +117,12 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
     if close_episode(group, facts, &rule, now, events) {
         return;
     }
+    if group.members.get(&primary).is_some_and(|m| m.dropped) {
+        // The last node of its group goes: there is nobody to elect.
+        return;
+    }
     if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
+        if can_be_won(group, facts, now).is_ok() && !facts.is_flapping(&group.settings, now) {
             begin_election(group, facts, cause, evidence, None, None, now);
         }
         return;
@@ -156,8 +160,28 @@ fn close_episode(
     if let Some(mut episode) = group.episode.take() {
         episode.mark("sync", now.wall_ms);
         events.push(episode_event(group, &episode, rule.primary));
+        events.extend(maintenance_that_follows(group, &episode, rule.primary));
     }
     true
+}
+
+/// The old primary has handed over in order to enter maintenance: now it does. If it serves again,
+/// the command has had no effect, and that is said.
+fn maintenance_that_follows(
+    group: &mut Group,
+    episode: &Episode,
+    primary: NodeId,
+) -> Option<Event> {
+    let from = episode.from.filter(|_| episode.then_maintenance)?;
+    let member = group.members.get_mut(&from)?;
+    member.maintenance = from != primary;
+    let name = member.name.clone();
+    let text = if from == primary {
+        format!("{name} does not enter maintenance: it is still the primary")
+    } else {
+        format!("{name} enters maintenance")
+    };
+    Some(event(group, EventKind::Maintenance, Some(from), text))
 }
 
 fn handover(
@@ -169,10 +193,10 @@ fn handover(
     events: &mut Vec<Event>,
 ) {
     let Some(rule) = group.rule().cloned() else { return };
-    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
-            begin_election(group, facts, cause, evidence, None, None, now);
-        }
+    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now)
+        && can_be_won(group, facts, now).is_ok()
+    {
+        begin_election(group, facts, cause, evidence, None, None, now);
         return;
     }
     let ready = facts.fresh(from, &group.settings, now).is_some_and(|r| r.prepared);
@@ -187,6 +211,8 @@ fn handover(
             let name = group.name_of(to);
             episode.evidence.push(format!("{name} stopped being fit to take over"));
             events.push(episode_event(group, episode, from));
+            let episode = episode.clone();
+            events.extend(maintenance_that_follows(group, &episode, from));
         }
         group.plan = Plan::Serving { primary: from };
         return;
@@ -265,6 +291,9 @@ fn record_winner(
         );
         events.push(event(group, EventKind::Failover, Some(winner), text));
         group.rules.clear();
+        // What the winner does hold is not given up. A rule under which nothing can be acknowledged
+        // yet would bind no further election to it; this one does, until that is covered.
+        group.record_rule(epoch, winner, BTreeSet::new(), 0);
     }
     let stopped_ms = group.episode.as_ref().and_then(|e| e.from).and_then(|from| {
         facts
@@ -396,6 +425,7 @@ pub fn begin_election(
                 started_ms: now.wall_ms,
                 outage_from_ms: None,
                 marks: Vec::new(),
+                then_maintenance: false,
             });
         }
     }
@@ -427,6 +457,7 @@ pub fn begin_handover(
         started_ms: now.wall_ms,
         outage_from_ms: None,
         marks: Vec::new(),
+        then_maintenance: false,
     });
     group.plan = Plan::Handover { from, to };
 }
@@ -435,10 +466,9 @@ pub fn begin_handover(
 pub fn best_standby(group: &Group, facts: &Facts, now: Now) -> Option<NodeId> {
     let rule = group.rule()?;
     let fit = group.members.values().filter(|m| m.id != rule.primary).filter(|m| {
-        m.candidate_priority > 0
-            && !m.maintenance
-            && !m.dropped
+        m.may_lead()
             && is_streaming(group, facts, rule, m.id, now)
+            && facts.report(m.id).is_some_and(|r| !r.delayed)
     });
     let best = fit.max_by_key(|m| {
         let position = facts.report(m.id).and_then(|r| r.position);

@@ -96,8 +96,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         return renewal(group, facts, call, now)
             .unwrap_or(Election::Wait(WaitFor::Pledges(missing)));
     }
-    let mut electable: Vec<&Candidate> =
-        candidates.iter().filter(|c| may_be_elected(c.member)).collect();
+    let mut electable: Vec<&Candidate> = candidates.iter().filter(|c| may_be_elected(c)).collect();
     electable.sort_by_key(|c| {
         let wanted = call.wanted == Some(c.member.id);
         let fresh_start = call.from != Some(c.member.id);
@@ -118,9 +117,9 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             .max_by_key(|s| s.position);
         if let Some(source) = source
             && shortfalls(source.position).is_empty()
-            && (age_ms < FETCH_MS || !may_be_elected(source.member))
+            && (age_ms < FETCH_MS || !may_be_elected(source))
             // If only the old primary has it all, it is the natural winner.
-            && !(call.from == Some(source.member.id) && may_be_elected(source.member))
+            && !(call.from == Some(source.member.id) && may_be_elected(source))
         {
             let (who, until) = (candidate.member.id, source.position);
             return Election::Fetch { who, source: source.member.id, until };
@@ -139,8 +138,9 @@ fn binding(group: &Group) -> &[SyncRule] {
     }
 }
 
-fn may_be_elected(member: &Member) -> bool {
-    member.candidate_priority > 0 && !member.maintenance && !member.dropped
+/// A node that replays late would be late by as much before it could take a write.
+fn may_be_elected(candidate: &Candidate) -> bool {
+    candidate.member.may_lead() && !candidate.report.delayed
 }
 
 /// Time for others to pledge, in milliseconds: in a handover they are asked only after the old
@@ -182,7 +182,7 @@ fn late(group: &Group, facts: &Facts, call: Call, pledges: &Pledges, now: Now) -
         let healthy = facts
             .fresh(member.id, &group.settings, now)
             .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving);
-        Some(member.id) != call.from && !told && healthy && !member.dropped && !member.maintenance
+        Some(member.id) != call.from && !told && healthy && !member.dropped && !member.is_out()
     };
     group.members.values().filter(is_late).map(|m| m.id).collect()
 }
@@ -243,10 +243,6 @@ pub fn first_members(
     winner: NodeId,
     history: &TimelineHistory,
 ) -> BTreeSet<NodeId> {
-    if broken(Mutation::MemberUnpromised) {
-        let others = group.members.values().filter(|m| m.id != winner && counts(m));
-        return others.map(|m| m.id).collect();
-    }
     facts
         .pledges(epoch)
         .iter()
@@ -260,5 +256,5 @@ pub fn first_members(
 
 /// Whether a node may ever be counted by a sync rule.
 pub fn counts(member: &Member) -> bool {
-    member.replication_quorum && !member.maintenance && !member.dropped
+    member.counts()
 }

@@ -143,6 +143,10 @@ pub struct Episode {
     pub outage_from_ms: Option<i64>,
     /// (phase that ended, wall clock), in order.
     pub marks: Vec<(String, i64)>,
+    /// The old primary hands over because it is to enter maintenance: it does once the new one
+    /// serves, and not at all if the change is undone.
+    #[serde(default)]
+    pub then_maintenance: bool,
 }
 
 impl Episode {

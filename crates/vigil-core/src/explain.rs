@@ -63,12 +63,10 @@ pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
 fn is_promotable(group: &Group, facts: &Facts, member: &Member, now: Now) -> bool {
     let primary = group.rule().map(|r| r.primary);
     Some(member.id) != primary
-        && member.candidate_priority > 0
-        && !member.maintenance
-        && !member.dropped
+        && member.may_lead()
         && facts
             .fresh(member.id, &group.settings, now)
-            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving)
+            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving && !r.delayed)
 }
 
 fn row(
@@ -213,6 +211,10 @@ fn serving_waits(
 ) {
     let Some(rule) = group.rule() else { return };
     match judge(group, facts, rule, now) {
+        Verdict::Lost { .. } if facts.is_flapping(&group.settings, now) => {
+            let what = "fewer failovers by themselves, or an operator: pgctl perform-failover";
+            waits.push(wait(what.to_owned(), group.name_of(rule.primary)));
+        }
         Verdict::Lost { .. } => {
             if let Err(lacking) = can_be_won(group, facts, now) {
                 let what = "enough nodes to replace the lost primary, or the primary".to_owned();
@@ -257,7 +259,14 @@ fn alerts(group: &Group, facts: &Facts, view: &GroupView, now: Now) -> Vec<Alert
             format!("{} of {} counted standbys stream", view.sync_observed, view.sync_expected),
         );
     }
+    if facts.is_flapping(&group.settings, now) {
+        let text = "too many failovers by themselves: the next one waits for an operator or time";
+        alert("failovers_limited", text.to_owned());
+    }
     for member in group.members.values() {
+        if let Some(why) = &member.quarantine {
+            alert("quarantine", format!("{} is stopped: {why}", member.name));
+        }
         match facts.reach(member.id, &group.settings, now) {
             Reach::Unreachable => {
                 alert("node_unreachable", format!("nothing is heard from {}", member.name));
@@ -287,6 +296,24 @@ fn findings(group: &Group, facts: &Facts, member: &Member, now: Now) -> Vec<Find
     }
     if let Some(report) = facts.fresh(member.id, &group.settings, now) {
         node_findings(group, member, report, &mut find);
+    }
+    if let Some(why) = &member.quarantine {
+        let cause =
+            format!("{name} is stopped because the same thing failed again and again: {why}");
+        let remedy = format!("pgctl disable-maintenance {name}");
+        find("quarantine", cause, remedy);
+    } else if member.maintenance {
+        let cause = format!("{name} is in maintenance: its Postgres is stopped on purpose");
+        find("maintenance", cause, format!("pgctl disable-maintenance {name}"));
+    }
+    let leads = group.rule().is_some_and(|r| r.primary == member.id);
+    if leads && facts.is_flapping(&group.settings, now) {
+        let cause = format!(
+            "{} failovers have begun by themselves within {} s: the next one waits",
+            group.settings.max_failovers,
+            group.settings.failover_window_ms / 1000
+        );
+        find("failovers_limited", cause, "pgctl perform-failover".to_owned());
     }
     if member.candidate_priority == 0 {
         let cause = format!("{name} has candidate priority 0 and is never elected");
@@ -323,9 +350,20 @@ fn node_findings(
     if let Some(problem) = &report.problem {
         let remedy = match problem.code.as_str() {
             "foreign_data" => "move that directory away, then restart the keeper".to_owned(),
+            "standby_alone" => "start the keeper of its primary, in the same group; if this is to \
+                 be the primary, remove standby.signal from its data directory, then restart its \
+                 keeper"
+                .to_owned(),
             _ => format!("see the log of {name}'s keeper; it tries again by itself"),
         };
         find(&problem.code, problem.text.clone(), remedy);
+    }
+    if report.delayed {
+        let cause = format!(
+            "{name} replays late on purpose (recovery_min_apply_delay) and is never elected"
+        );
+        let remedy = "take that setting out of its postgresql.conf to make it a candidate";
+        find("delayed", cause, remedy.to_owned());
     }
     match report.server {
         Server::Hung => find(
@@ -333,7 +371,7 @@ fn node_findings(
             format!("{name}'s Postgres runs but does not answer in time"),
             "the keeper kills it as soon as a standby can take over".to_owned(),
         ),
-        Server::Stopped if !member.maintenance => find(
+        Server::Stopped if !member.is_out() => find(
             "postgres_stopped",
             format!("{name}'s Postgres is stopped"),
             format!("its keeper starts it when it may; now: {}", group.plan.name()),

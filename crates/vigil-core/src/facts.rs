@@ -51,6 +51,8 @@ pub struct Facts {
     pub woke_ms: Option<u64>,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
+    /// When failovers were begun that no operator had asked for.
+    pub failovers_ms: Vec<u64>,
 }
 
 impl Facts {
@@ -62,7 +64,23 @@ impl Facts {
             last_tick_ms: now.mono_ms,
             woke_ms: None,
             rule_since_ms: now.mono_ms,
+            failovers_ms: Vec::new(),
         }
+    }
+
+    /// Notes that an automatic failover has begun, and forgets those that no window holds any more.
+    pub fn note_failover(&mut self, settings: &Settings, now: Now) {
+        let window_ms = settings.failover_window_ms;
+        self.failovers_ms.retain(|at| now.mono_ms.saturating_sub(*at) < window_ms);
+        self.failovers_ms.push(now.mono_ms);
+    }
+
+    /// Whether so many failovers were begun by themselves that the next one needs an operator's
+    /// word, or more time: a primary that dies again and again is not cured by another one.
+    pub fn is_flapping(&self, settings: &Settings, now: Now) -> bool {
+        let recent = |at: &&u64| now.mono_ms.saturating_sub(**at) < settings.failover_window_ms;
+        let count = self.failovers_ms.iter().filter(recent).count();
+        settings.max_failovers > 0 && count >= settings.max_failovers as usize
     }
 
     pub fn node(&self, id: NodeId) -> Option<&NodeFacts> {

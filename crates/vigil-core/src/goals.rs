@@ -58,15 +58,23 @@ struct Context<'a> {
 impl Context<'_> {
     fn goal_of(&self, member: &Member) -> Option<Assignment> {
         let group = self.group;
+        // Nothing in the record is known to be the newest, not even who is in maintenance.
+        if group.plan == Plan::Recovering {
+            return None;
+        }
         let rule = group.rule();
         let serving = rule.map_or(group.epoch, |r| r.epoch);
         let assign = |epoch, goal, state| Some(Assignment { epoch, goal, state });
         let counted = rule.is_some_and(|r| r.members.contains(&member.id));
-        let needed = counted && matches!(group.plan, Plan::Electing { .. });
-        if member.dropped && !needed && group.primary() != Some(member.id) {
+        let bound = |r: &SyncRule| r.primary == member.id || r.members.contains(&member.id);
+        // An election asks everybody whom a rule in flight names for a pledge.
+        let needed = matches!(group.plan, Plan::Electing { .. }) && group.rules.iter().any(bound);
+        let leads = group.primary() == Some(member.id);
+        let last = group.members.len() == 1;
+        if member.dropped && (last || !needed && !leads) {
             return assign(serving, Goal::Drop, NodeState::Dropped);
         }
-        if member.maintenance && !counted && group.primary() != Some(member.id) {
+        if member.is_out() && !counted && !needed && !leads {
             return assign(serving, Goal::Stop, NodeState::Maintenance);
         }
         match &group.plan {
@@ -116,7 +124,10 @@ impl Context<'_> {
         let report = self.facts.fresh(primary, &self.group.settings, self.now);
         let serves = report.filter(|r| still_leads(r, rule));
         let history = serves.and_then(|r| r.history.clone());
-        let open = self.group.is_covered() && serves.is_some_and(|r| r.rewind_source);
+        // After a loss was accepted S is one rule, and that one may not be covered yet: the episode
+        // tells.
+        let covered = self.group.is_covered() && self.group.episode.is_none();
+        let open = covered && serves.is_some_and(|r| r.rewind_source);
         Some(follow(rule, history, open))
     }
 
@@ -130,13 +141,11 @@ impl Context<'_> {
     fn can_hand_over(&self, primary: NodeId) -> bool {
         self.group.members.values().any(|m| {
             m.id != primary
-                && m.candidate_priority > 0
-                && !m.maintenance
-                && !m.dropped
+                && m.may_lead()
                 && self
                     .facts
                     .fresh(m.id, &self.group.settings, self.now)
-                    .is_some_and(|r| r.server == Server::Standby && !r.leaving)
+                    .is_some_and(|r| r.server == Server::Standby && !r.leaving && !r.delayed)
         })
     }
 
@@ -192,7 +201,9 @@ impl Context<'_> {
         }
         let was_primary = rule.is_some_and(|r| r.primary == member.id);
         let state = if was_primary { NodeState::Demoted } else { NodeState::ReportLsn };
-        let goal = Goal::Pledge { await_wal, restart: self.position_needed() };
+        // Whatever is being done to a node in maintenance, it is not started meanwhile.
+        let restart = self.position_needed() && !member.is_out();
+        let goal = Goal::Pledge { await_wal, restart };
         Some(Assignment { epoch, goal, state })
     }
 

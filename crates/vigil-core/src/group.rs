@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::Episode;
 use crate::ids::{Epoch, GroupKey, NodeId, RuleId, Secret};
+use crate::message::Peer;
 use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::wal::Tli;
@@ -18,6 +19,12 @@ pub struct Settings {
     pub heartbeat_misses: u32,
     /// A member of the sync rule that is gone for so long leaves the rule.
     pub member_gone_ms: u64,
+    /// So many automatic failovers are begun within the window, then an operator must say so.
+    /// 0 = no limit.
+    #[serde(default)]
+    pub max_failovers: u32,
+    #[serde(default)]
+    pub failover_window_ms: u64,
 }
 
 impl Settings {
@@ -41,6 +48,8 @@ impl Default for Settings {
             heartbeat_interval_ms: 1000,
             heartbeat_misses: 3,
             member_gone_ms: 10_000,
+            max_failovers: 30,
+            failover_window_ms: 600_000,
         }
     }
 }
@@ -57,8 +66,62 @@ pub struct Member {
     pub replication_quorum: bool,
     /// The operator wants it stopped.
     pub maintenance: bool,
+    /// Why it is stopped although no operator wanted that: the same thing failed again and again.
+    #[serde(default)]
+    pub quarantine: Option<String>,
+    /// Up to which number its notices have become events.
+    #[serde(default)]
+    pub noticed: u64,
     /// Leaving for good: removed as soon as its keeper has been told.
     pub dropped: bool,
+}
+
+impl Member {
+    /// A node as a peer was told of it.
+    pub fn from_peer(peer: &Peer) -> Self {
+        let Peer { id, name, host, port, candidate_priority, replication_quorum, maintenance } =
+            peer.clone();
+        Member {
+            id,
+            name,
+            host,
+            port,
+            candidate_priority,
+            replication_quorum,
+            maintenance,
+            quarantine: None,
+            noticed: 0,
+            dropped: false,
+        }
+    }
+
+    /// What its peers are told of it.
+    pub fn as_peer(&self) -> Peer {
+        Peer {
+            id: self.id,
+            name: self.name.clone(),
+            host: self.host.clone(),
+            port: self.port,
+            candidate_priority: self.candidate_priority,
+            replication_quorum: self.replication_quorum,
+            maintenance: self.maintenance,
+        }
+    }
+
+    /// Stopped, and meant to be: in maintenance or in quarantine.
+    pub fn is_out(&self) -> bool {
+        self.maintenance || self.quarantine.is_some()
+    }
+
+    /// Whether a sync rule may ever count it.
+    pub fn counts(&self) -> bool {
+        self.replication_quorum && !self.is_out() && !self.dropped
+    }
+
+    /// Whether an election may ever choose it.
+    pub fn may_lead(&self) -> bool {
+        self.candidate_priority > 0 && !self.is_out() && !self.dropped
+    }
 }
 
 /// What the group as a whole is doing. Node goals follow from it, see [`crate::goals`].
@@ -113,6 +176,10 @@ pub struct Group {
     /// The highest timeline assigned or heard of.
     pub last_tli: Tli,
     pub last_rule_version: u64,
+    /// Orders are numbered above this: raised when a keeper has met higher numbers than this record
+    /// can have given out, because the record is an old one that was put back.
+    #[serde(default)]
+    pub order_floor: u64,
     pub plan: Plan,
     /// S, the rules in flight, oldest first. The last is the newest; it alone is left once it is
     /// covered.
@@ -135,6 +202,7 @@ impl Group {
             epoch: Epoch(0),
             last_tli: Tli(0),
             last_rule_version: 0,
+            order_floor: 0,
             plan: Plan::Forming { founder: None },
             rules: Vec::new(),
             settings,
@@ -176,6 +244,18 @@ impl Group {
     pub fn names_of(&self, ids: impl IntoIterator<Item = NodeId>) -> String {
         let names: Vec<String> = ids.into_iter().map(|id| self.name_of(id)).collect();
         names.join(", ")
+    }
+
+    /// A node leaves the record. With the last one the group begins anew: whoever comes next founds
+    /// it. Epochs and rule versions go on, so that nothing of before can be mistaken for new.
+    pub fn remove_member(&mut self, id: NodeId) {
+        self.members.remove(&id);
+        if self.members.is_empty() {
+            self.plan = Plan::Forming { founder: None };
+            self.rules.clear();
+            self.system_id = None;
+            self.episode = None;
+        }
     }
 
     /// Appends a new rule to those in flight and returns it. The one place that numbers rules.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, RuleId, Secret};
 use crate::rule::{Pledge, SyncRule};
@@ -26,6 +27,9 @@ pub struct Hello {
     pub promise: Epoch,
     /// Rules that it has fsynced.
     pub rules_held: Vec<SyncRule>,
+    /// The settings and the nodes of the group as it was last told, for a store that lost them.
+    pub settings: Option<Settings>,
+    pub peers: Vec<Peer>,
     pub postgres_major: u32,
 }
 
@@ -85,6 +89,17 @@ pub struct Problem {
     /// Short and stable: `rewind_failed`, `foreign_data`, …
     pub code: String,
     pub text: String,
+    /// How often in a row it failed for a reason that does not pass by itself.
+    pub failures: u32,
+}
+
+/// Something that happened at a node and belongs into the group's events. Told with every report;
+/// the monitor's record says up to which number it has been noted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Notice {
+    pub seq: u64,
+    pub kind: EventKind,
+    pub text: String,
 }
 
 /// One heartbeat: everything that the keeper knows first-hand. Always whole, never a delta.
@@ -121,19 +136,28 @@ pub struct Report {
     pub prepared: bool,
     /// The keeper was asked to stop and would like to hand over first.
     pub leaving: bool,
+    /// It replays late on purpose (`recovery_min_apply_delay`): never a candidate.
+    pub delayed: bool,
     pub problem: Option<Problem>,
+    pub notices: Vec<Notice>,
     /// The step it is at, for people.
     pub doing: Option<String>,
     pub system_id: Option<u64>,
 }
 
-/// Where a node of the group can be reached.
+/// A node of the group: where it can be reached, and what the operator wants of it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Peer {
     pub id: NodeId,
     pub name: String,
     pub host: String,
     pub port: u16,
+    #[serde(default)]
+    pub candidate_priority: u32,
+    #[serde(default)]
+    pub replication_quorum: bool,
+    #[serde(default)]
+    pub maintenance: bool,
 }
 
 /// What the monitor wants of one node. The keeper converges to it from any local state.

@@ -57,15 +57,15 @@ async fn writable(State(shown): State<Shown>) -> Response {
             }
         })
         .collect();
-    let mut text = monitor.as_deref().unwrap_or_default().to_owned();
-    text += &shown.probe.render();
+    let mut texts = vec![shown.probe.render()];
     let mut answered = Vec::new();
     while let Some(Ok((node, page))) = pages.join_next().await {
-        text += &page.clone().unwrap_or_else(|| down(&node));
-        answered.push((node, page.is_some()));
+        answered.push((node.clone(), page.is_some()));
+        texts.push(page.unwrap_or_else(|| down(&node)));
     }
-    text += &own(&shown, monitor.is_ok(), &answered, began.elapsed());
-    plain(text)
+    texts.push(own(&shown, monitor.is_ok(), &answered, began.elapsed()));
+    let monitor = monitor.as_deref().unwrap_or_default();
+    plain(page::join([monitor].into_iter().chain(texts.iter().map(String::as_str))))
 }
 
 async fn one_node(State(shown): State<Shown>, Path(name): Path<String>) -> Response {

@@ -1,5 +1,6 @@
 //! Prometheus' text format, as far as it must be understood: names, labels, values.
 
+use std::collections::HashSet;
 use std::fmt::Write as _;
 
 /// One sample line: `name{labels} value`.
@@ -63,6 +64,20 @@ pub fn with_labels(page: &str, labels: &[(&str, &str)]) -> String {
     out
 }
 
+/// Pages one after the other; what several say of a metric (HELP, TYPE) is said once.
+pub fn join<'a>(pages: impl IntoIterator<Item = &'a str>) -> String {
+    let mut said = HashSet::new();
+    let mut out = String::new();
+    for line in pages.into_iter().flat_map(str::lines) {
+        if line.starts_with('#') && !said.insert(line) {
+            continue;
+        }
+        out.push_str(line);
+        out.push('\n');
+    }
+    out
+}
+
 /// Where the labels end: a brace that is not within quotes.
 fn closing_brace(text: &str) -> Option<usize> {
     let mut at = 0;
@@ -113,6 +128,12 @@ mod tests {
                         b{x=\"}\",y=\"\\\"}\",node=\"n\\\"1\",port=\"5\"} 3 170\n\n\
                         c{x=\"1\",node=\"n\\\"1\",port=\"5\"} NaN\n";
         assert_eq!(labelled, expected);
+    }
+
+    #[test]
+    fn comments_are_there_once() {
+        let joined = join(["# TYPE a gauge\na{n=\"1\"} 1", "# TYPE a gauge\na{n=\"2\"} 1\n"]);
+        assert_eq!(joined, "# TYPE a gauge\na{n=\"1\"} 1\na{n=\"2\"} 1\n");
     }
 
     #[test]

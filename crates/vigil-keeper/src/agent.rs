@@ -9,7 +9,7 @@ use tokio::task::JoinHandle;
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::ids::RuleId;
 use vigil_core::message::{Goal, Order, Report};
-use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::{Step, StepDone};
 
@@ -143,7 +143,11 @@ impl Agent {
                     NodeInput::Tick
                 }
             };
-            let outputs = self.driver.handle(input, self.clock.now());
+            let mut outputs = self.driver.handle(input, self.clock.now());
+            for (kind, text) in self.local.take_notices() {
+                let notice = NodeInput::Notice { kind, text };
+                outputs.extend(self.driver.handle(notice, self.clock.now()));
+            }
             if self.carry_out(outputs).await? {
                 return self.farewell().await;
             }
@@ -314,6 +318,12 @@ impl Agent {
         let idle =
             self.running.is_none() && self.chores.as_ref().is_none_or(JoinHandle::is_finished);
         if !up || !idle || record.node_id.is_none() || record.replacing.is_some() {
+            return;
+        }
+        let foreign = |up: &UpView| up.foreign_conf;
+        if matches!(self.seen.as_ref().map(|s| &s.server), Some(ServerView::Up(up)) if foreign(up))
+        {
+            // Nothing of ours has an effect there before it is started by us.
             return;
         }
         if Instant::now() < self.chores_due || self.driver.order().is_none() {

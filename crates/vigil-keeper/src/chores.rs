@@ -40,11 +40,11 @@ async fn try_round(local: &Local, record: &NodeRecord) -> Result<()> {
     let names = local.conf(record, Role::Detached)?.names();
     let overridden = conf::auto_conf_overrides(&local.pgdata, &names)?;
     for name in &overridden {
-        tracing::warn!(setting = name, "reset: it was set by ALTER SYSTEM, it is managed here");
         session.reset_system_setting(name, QUERY).await?;
     }
     if !overridden.is_empty() {
         postmaster.reload()?;
+        local.notice_reset(&overridden);
     }
     Ok(())
 }

@@ -54,6 +54,8 @@ pub fn load(
     data: &DataDir,
     new: NodeRecord,
 ) -> Result<NodeRecord, Failure> {
+    let as_standby = matches!(data, DataDir::Cluster { standby_signal: true, .. });
+    let new = NodeRecord { found_as_standby: as_standby, ..new };
     let Some(mut record) = state.load_record()? else { return Ok(with_system_id(new, data)) };
     if (&record.formation, record.group, &record.name) != (&new.formation, new.group, &new.name) {
         return Err(Failure::usage(format!(

@@ -6,6 +6,7 @@
 //! | [`config`], [`failure`] | what it was told, how it ends when that cannot be |
 //! | [`prerequisites`] | what must be true on this machine |
 //! | [`state_file`], [`identity`] | its own disk: the record, and whose data it is about |
+//! | [`claim`] | that no other keeper has the same data directory |
 //! | [`link`] | ears and mouth: the stream to the monitor |
 //! | [`observer`], [`probe`] | eyes |
 //! | [`execute`] | hands, one function per step; [`chores`]: what they do meanwhile |
@@ -14,6 +15,7 @@
 
 pub mod agent;
 pub mod chores;
+pub mod claim;
 pub mod clock;
 pub mod config;
 pub mod execute;
@@ -49,6 +51,7 @@ use vigil_core::node::record::NodeRecord;
 use vigil_postgres::process;
 
 use crate::agent::{Agent, Channels};
+use crate::claim::Claim;
 use crate::config::Config;
 use crate::failure::Failure;
 use crate::link::{Introduction, Link};
@@ -149,6 +152,7 @@ fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure>
     let data = prerequisites::data_dir(&pgdata, rebuilding)?;
     // Another keeper of this node explains the busy ports best.
     let state = if dir.exists() { Some(StateDir::open(&dir)?) } else { None };
+    let claim = Claim::of(&pgdata)?;
     let install = prerequisites::installation(config.pg_bin.as_deref(), &data)?;
     let socket_dir = config.socket_dir();
     prerequisites::socket_dir(&socket_dir, config.pg_port)?;
@@ -172,6 +176,7 @@ fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure>
         os_user: vigil_postgres::user::current_user(),
         log: dir.join("postgres.log"),
         state,
+        claim,
     };
     Ok((place, record, http))
 }

@@ -118,7 +118,7 @@ impl Link {
         let channel = endpoint.connect().await.map_err(|e| Status::unavailable(deepest(&e)))?;
         // Few: a report that waits is out of date, and the newest one is kept here.
         let (say, saying) = mpsc::channel::<pb::KeeperMessage>(2);
-        let hello = KeeperMessage::Hello(self.hello());
+        let hello = KeeperMessage::Hello(Box::new(self.hello()));
         if say.send(hello.into()).await.is_err() {
             return Err(Status::unavailable("the stream ended at once"));
         }
@@ -207,6 +207,9 @@ impl Link {
             system_id: record.system_id,
             promise: record.promise,
             rules_held: record.rules_held.clone(),
+            // Settings of a node that was never told any are only our defaults.
+            settings: Some(record.settings).filter(|_| record.node_id.is_some()),
+            peers: record.peers.clone(),
             postgres_major: own.postgres_major,
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use vigil_core::event::EventKind;
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::Peer;
 use vigil_core::node::record::NodeRecord;
@@ -19,6 +20,7 @@ use vigil_postgres::process::Postmaster;
 use vigil_postgres::standby::Upstream;
 use vigil_postgres::{Installation, Session, Target, process};
 
+use crate::claim::Claim;
 use crate::identity::{self, Mark};
 use crate::passfile;
 use crate::state_file::StateDir;
@@ -43,6 +45,7 @@ pub struct Place {
     /// Output of the server.
     pub log: PathBuf,
     pub state: StateDir,
+    pub claim: Claim,
 }
 
 /// [`Place`], and what is known of the server that runs there.
@@ -59,8 +62,12 @@ struct Known {
     postmaster: Option<Postmaster>,
     /// What this keeper last made the server follow, and by which epoch's order.
     upstream: Option<(NodeId, Epoch)>,
+    /// Where that node was then.
+    upstream_at: Option<(String, u16)>,
     /// The process in which this keeper has proved that its sync rule is obeyed.
     proved: Option<process::Pid>,
+    /// Not handed to the driver yet.
+    notices: Vec<(EventKind, String)>,
 }
 
 /// What the managed settings depend on.
@@ -127,12 +134,36 @@ impl Local {
         self.known().postmaster = postmaster;
     }
 
-    pub fn upstream(&self) -> Option<(NodeId, Epoch)> {
-        self.known().upstream
+    /// Whom the server follows by our order; `None` also when that node has moved since: then it
+    /// has to be pointed there anew.
+    pub fn upstream(&self, record: &NodeRecord) -> Option<(NodeId, Epoch)> {
+        let known = self.known();
+        let at = |(id, _): &(NodeId, Epoch)| record.peer(*id).map(|p| (p.host.clone(), p.port));
+        known.upstream.filter(|upstream| at(upstream) == known.upstream_at)
     }
 
     pub fn set_upstream(&self, upstream: Option<(NodeId, Epoch)>) {
         self.known().upstream = upstream;
+    }
+
+    /// Something that the group's events should hold; also logged.
+    pub fn notice(&self, kind: EventKind, text: String) {
+        tracing::warn!("{text}");
+        self.known().notices.push((kind, text));
+    }
+
+    /// Settings that would have won over ours were taken out of `postgresql.auto.conf`.
+    pub fn notice_reset(&self, names: &[String]) {
+        let text = format!(
+            "reset {}: set by ALTER SYSTEM or pg_basebackup -R, but managed by pgvigil",
+            names.join(", ")
+        );
+        self.notice(EventKind::Setting, text);
+    }
+
+    /// What was noticed since the last call.
+    pub fn take_notices(&self) -> Vec<(EventKind, String)> {
+        std::mem::take(&mut self.known().notices)
     }
 
     /// Whether this keeper has seen this very server obey a sync rule.
@@ -188,6 +219,7 @@ impl Local {
         };
         if let Role::Follower(primary) = role {
             let upstream = Upstream { password: None, ..self.upstream_of(record, primary)? };
+            self.known().upstream_at = Some((upstream.host.clone(), upstream.port));
             let passfile =
                 passfile::write(self.state.path(), record.replication_password.reveal())?;
             let passfile = passfile.to_string_lossy();
@@ -233,13 +265,21 @@ impl Local {
     /// # Errors
     /// The disk.
     pub fn write_before_start(&self, record: &NodeRecord, role: Role<'_>) -> Result<()> {
+        if let Some(outside) = conf::bring_in(&self.pgdata, self.install.major)? {
+            let text = format!(
+                "the configuration in {} was copied into {}, which is read from now on",
+                outside.display(),
+                self.pgdata.display()
+            );
+            self.notice(EventKind::Setting, text);
+        }
         let conf = self.conf(record, role)?;
         conf::ensure_included(&self.pgdata)?;
         conf.write(&self.pgdata)?;
         self.hba(record).write(&self.pgdata)?;
         let stripped = conf::strip_auto_conf(&self.pgdata, &conf.names())?;
         if !stripped.is_empty() {
-            tracing::warn!(settings = ?stripped, "removed from postgresql.auto.conf: managed here");
+            self.notice_reset(&stripped);
         }
         self.mark(record)
     }

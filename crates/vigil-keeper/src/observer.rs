@@ -231,9 +231,12 @@ impl Observer {
             streaming,
             wal_age_ms: self.memory.grown_at.map(|at| crate::clock::ms(at.elapsed())),
             detached,
-            upstream: local.upstream(),
+            upstream: local.upstream(&self.record.borrow()),
             history: history(&local, tli),
             checkpoint_tli: control.checkpoint_tli,
+            delayed: status.delayed,
+            cramped: status.in_recovery && !status.limits.suffice_for(control.limits),
+            foreign_conf: is_elsewhere(&local.pgdata, &status.config_file),
             senders: status.senders.iter().map(sender).collect(),
         })
     }
@@ -276,6 +279,13 @@ impl Observer {
             }
         }
     }
+}
+
+/// Whether a server reads another `postgresql.conf` than the one in the data directory.
+fn is_elsewhere(pgdata: &std::path::Path, config_file: &str) -> bool {
+    let real = |path: &std::path::Path| std::fs::canonicalize(path).ok();
+    let own = real(&pgdata.join("postgresql.conf"));
+    !config_file.is_empty() && real(std::path::Path::new(config_file)) != own
 }
 
 fn history(local: &Local, tli: Tli) -> TimelineHistory {

@@ -157,6 +157,8 @@ mod tests {
             candidate_priority: 50,
             replication_quorum: true,
             maintenance: false,
+            quarantine: None,
+            noticed: 0,
             dropped: false,
         };
         new.members.insert(NodeId(1), member);

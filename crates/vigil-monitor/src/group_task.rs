@@ -32,6 +32,18 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The view is brought up to date at least so often.
 const WAKE_MAX_MS: u64 = 1000;
 
+/// A group that nobody is in goes after this time: a mistyped `--group` leaves nothing behind.
+const EMPTY: Duration = Duration::from_secs(2);
+
+/// Why a group's task has ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// It was asked to.
+    Stopped,
+    /// Nobody is in the group.
+    Empty,
+}
+
 /// The way to one keeper. Dropping it ends the stream, once what was sent is through.
 #[derive(Debug)]
 pub struct Outbox {
@@ -68,6 +80,11 @@ pub enum Mail {
     },
     Closed {
         stream: u64,
+    },
+    /// Whether a command would be taken; for those that are for several groups or for none.
+    Check {
+        command: Command,
+        reply: oneshot::Sender<Result<(), Refusal>>,
     },
     Command {
         id: u64,
@@ -179,15 +196,21 @@ impl<D: Decisions> GroupTask<D> {
         (GroupHandle { key, mailbox: sender, published: receiver }, task)
     }
 
-    /// Until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Until `stop`, or until nobody is in the group any more.
+    pub async fn run(mut self, stop: CancellationToken) -> End {
         let mut ticked = false;
+        let mut used = Instant::now();
         loop {
+            if !self.record.members.is_empty() || !self.streams.is_empty() {
+                used = Instant::now();
+            } else if used.elapsed() > EMPTY {
+                return End::Empty;
+            }
             let wake = self.wake_in(ticked);
             ticked = false;
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return End::Stopped,
                 () = tokio::time::sleep(wake) => {
                     ticked = true;
                     self.recover().await;
@@ -195,7 +218,7 @@ impl<D: Decisions> GroupTask<D> {
                 }
                 mail = self.mailbox.recv() => match mail {
                     Some(mail) => self.take(mail).await,
-                    None => return,
+                    None => return End::Stopped,
                 },
                 Ok(()) = self.around.store_up.changed() => {}
             }
@@ -234,6 +257,10 @@ impl<D: Decisions> GroupTask<D> {
                 );
                 self.handle(GroupInput::Closed { stream, node }).await;
             }
+            Mail::Check { command, reply } => {
+                // Whoever asked may have gone.
+                let _ = reply.send(self.driver.check(&command, clock::now()));
+            }
             Mail::Command { id, command, reply, progress } => {
                 self.replies.insert(id, reply);
                 self.watchers.insert(id, progress);
@@ -254,6 +281,9 @@ impl<D: Decisions> GroupTask<D> {
         self.handle(GroupInput::Hello { stream, hello, fresh_id }).await;
         if !self.record.members.contains_key(&fresh_id) {
             self.around.ids.give_back(fresh_id);
+        }
+        if let Some(highest) = self.record.members.keys().max() {
+            self.around.ids.is_taken(*highest);
         }
     }
 

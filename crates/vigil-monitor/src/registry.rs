@@ -17,7 +17,7 @@ use vigil_core::ids::GroupKey;
 use vigil_proto::Selector;
 
 use crate::clock;
-use crate::group_task::{Declined, GroupHandle, GroupTask, Mail, Surroundings};
+use crate::group_task::{Declined, End, GroupHandle, GroupTask, Mail, Surroundings};
 use crate::metrics::Metrics;
 use crate::node_ids::NodeIds;
 use crate::status_writer;
@@ -335,12 +335,30 @@ impl Registry {
         });
         let registry = Arc::clone(self);
         self.spawn(async move {
-            if Caught::of(task.run(stop.clone())).await.is_err() {
-                registry.start_again(key, stop).await;
+            match Caught::of(task.run(stop.clone())).await {
+                Ok(End::Stopped) => {}
+                Ok(End::Empty) => registry.retire(key, stop).await,
+                Err(_) => registry.start_again(key, stop).await,
             }
         });
         self.changed.send_modify(|n| *n += 1);
         handle
+    }
+
+    /// Forgets a group that nobody is in. Its events stay.
+    async fn retire(self: Arc<Self>, key: GroupKey, stop: CancellationToken) {
+        let _alone = self.changing.lock().await;
+        if stop.is_cancelled() {
+            return;
+        }
+        if let Err(error) = self.store.drop_group(&key).await {
+            // It comes back at the next start, and goes again.
+            tracing::warn!(group = %key, %error, "the empty group's record stays");
+        }
+        stop.cancel();
+        self.state().groups.remove(&key);
+        self.changed.send_modify(|n| *n += 1);
+        tracing::info!(group = %key, "the last node has left: the group is gone");
     }
 
     /// A task that failed takes its group's memory with it, not its record: the keepers come again.
@@ -369,6 +387,9 @@ impl Registry {
     }
 }
 
+/// It did.
+struct Panicked;
+
 /// A future whose panic is an error.
 struct Caught<F>(std::pin::Pin<Box<F>>);
 
@@ -379,7 +400,7 @@ impl<F: Future> Caught<F> {
 }
 
 impl<F: Future> Future for Caught<F> {
-    type Output = Result<F::Output, ()>;
+    type Output = Result<F::Output, Panicked>;
 
     fn poll(
         mut self: std::pin::Pin<&mut Self>,
@@ -389,9 +410,17 @@ impl<F: Future> Future for Caught<F> {
         match std::panic::catch_unwind(poll) {
             Ok(poll) => poll.map(Ok),
             // The hook has told what and where.
-            Err(_) => std::task::Poll::Ready(Err(())),
+            Err(_) => std::task::Poll::Ready(Err(Panicked)),
         }
     }
+}
+
+/// Asks whether a group would take a command.
+pub async fn check(handle: &GroupHandle, command: Command) -> Result<(), Declined> {
+    let gone = || Declined::Unavailable("the group's task is starting again".to_owned());
+    let (reply, answer) = tokio::sync::oneshot::channel();
+    handle.mailbox.send(Mail::Check { command, reply }).await.map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?.map_err(Declined::Refused)
 }
 
 /// Gives a command to a group and waits for its answer.

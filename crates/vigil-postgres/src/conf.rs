@@ -7,9 +7,12 @@ use serde::{Deserialize, Serialize};
 use crate::durable::{self, Written};
 use crate::error::{At, FileError};
 use crate::guc;
+use crate::limits::Limits;
+use crate::user_conf;
 
 pub use crate::auto_conf::{auto_conf_overrides, strip_auto_conf};
 pub use crate::guc::{conninfo, quote};
+pub use crate::user_conf::bring_in;
 
 /// The managed file, in the data directory. Mode 0600: it may hold a password.
 pub const FILE: &str = "pgvigil.conf";
@@ -71,17 +74,34 @@ impl ManagedConf {
         }
     }
 
-    /// Takes over larger limits from `postgresql.conf`: lowering them would stop a standby's
-    /// recovery or a start.
+    /// Takes over from `postgresql.conf` what is the user's to say: larger limits, and how much WAL
+    /// may be kept. Limits that are below those of the primary, whose WAL this directory has, are
+    /// raised: with them a standby would stop replaying, or not start at all.
     pub fn respect(&mut self, pgdata: &Path) -> Result<(), FileError> {
-        let text = durable::read_text_opt(&pgdata.join("postgresql.conf"))?.unwrap_or_default();
-        for (name, value) in text.lines().filter_map(guc::parse_line) {
-            let limit = match name.as_str() {
-                "max_wal_senders" => &mut self.max_wal_senders,
-                "max_replication_slots" => &mut self.max_replication_slots,
-                _ => continue,
-            };
-            *limit = (*limit).max(value.parse().unwrap_or(0));
+        let theirs = user_conf::settings(pgdata)?;
+        let number = |name: &str| theirs.get(name).and_then(|v| v.parse::<u32>().ok());
+        let senders = number("max_wal_senders").unwrap_or(0);
+        let slots = number("max_replication_slots").unwrap_or(0);
+        self.max_wal_senders = self.max_wal_senders.max(senders);
+        self.max_replication_slots = self.max_replication_slots.max(slots);
+        if theirs.get("wal_level").is_some_and(|level| level == "minimal") {
+            self.extra.push(("wal_level".to_owned(), "replica".to_owned()));
+        }
+        for name in ["max_slot_wal_keep_size", "wal_keep_size"] {
+            if let Some(value) = theirs.get(name).filter(|value| *value != "-1") {
+                self.extra.push((name.to_owned(), value.clone()));
+            }
+        }
+        // No control file: nothing to replay yet.
+        let Ok(control) = crate::control::read(pgdata) else { return Ok(()) };
+        self.max_wal_senders = self.max_wal_senders.max(control.limits.max_wal_senders);
+        let mut own = Limits::DEFAULT;
+        for (name, needed) in control.limits.settings() {
+            let Some(own) = own.get_mut(name) else { continue };
+            *own = number(name).unwrap_or(*own);
+            if *own < needed && name != "max_wal_senders" {
+                self.extra.push((name.to_owned(), needed.to_string()));
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use vigil_core::wal::{Lsn, Tli};
 use crate::crc32c::crc32c;
 use crate::durable;
 use crate::error::{At, FileError};
+use crate::limits::Limits;
 
 /// What `pg_control` says. It is the truth about a stopped server, and a hint about a running one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,8 @@ pub struct Control {
     pub data_checksums: bool,
     /// Bytes in a WAL segment.
     pub wal_segment_size: u64,
+    /// Of the primary that wrote the WAL so far.
+    pub limits: Limits,
 }
 
 /// `DBState`.
@@ -168,6 +171,13 @@ fn parse(bytes: &[u8]) -> Result<(Control, Checked), String> {
         wal_log_hints: bytes.get(176).is_some_and(|b| *b != 0),
         data_checksums: u32_at(bytes, 252)? != 0,
         wal_segment_size,
+        limits: Limits {
+            max_connections: u32_at(bytes, 180)?,
+            max_worker_processes: u32_at(bytes, 184)?,
+            max_wal_senders: u32_at(bytes, 188)?,
+            max_prepared_transactions: u32_at(bytes, 192)?,
+            max_locks_per_transaction: u32_at(bytes, 196)?,
+        },
     };
     Ok((control, checked))
 }

@@ -59,10 +59,11 @@ pub(crate) fn parse_line(line: &str) -> Option<(String, String)> {
     }
     let rest = rest.trim_start();
     let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
-    Some((name, value(rest)))
+    Some((name, parse_value(rest)))
 }
 
-fn value(text: &str) -> String {
+/// The value at the start of `text`, its quotes taken off.
+pub(crate) fn parse_value(text: &str) -> String {
     let Some(quoted) = text.strip_prefix('\'') else {
         return text.split(|c: char| c.is_whitespace() || c == '#').next().unwrap_or("").to_owned();
     };

@@ -25,6 +25,7 @@ pub mod hba;
 mod history;
 pub mod in_force;
 pub mod install;
+mod limits;
 pub mod pgdata;
 mod pidfile;
 mod place;
@@ -40,6 +41,7 @@ mod stop;
 mod testing;
 mod tool;
 pub mod user;
+mod user_conf;
 
 pub use durable::Written;
 pub use error::FileError;

@@ -3,6 +3,7 @@
 mod basebackup;
 mod kept_wal;
 mod rewind;
+mod tablespaces;
 mod upstream;
 
 pub use basebackup::{Cloned, OldData, basebackup};
@@ -24,6 +25,8 @@ pub enum StandbyError {
     Control(#[from] ControlError),
     #[error(transparent)]
     Tool(#[from] ToolError),
+    #[error(transparent)]
+    Sql(#[from] crate::sql::SqlError),
     #[error("a server runs in {}: stop it first", .0.display())]
     Runs(PathBuf),
     #[error("{} was not stopped cleanly ({state:?}): a rewind needs that", pgdata.display())]

@@ -10,7 +10,7 @@ use crate::wire::BadMessage;
 /// What a keeper says: a hello, then reports.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum KeeperMessage {
-    Hello(Hello),
+    Hello(Box<Hello>),
     Report {
         /// Counts the reports of this stream; comes back in [`MonitorMessage::Heard`].
         counter: u64,
@@ -33,7 +33,7 @@ pub enum MonitorMessage {
 impl From<KeeperMessage> for pb::KeeperMessage {
     fn from(message: KeeperMessage) -> Self {
         let (counter, said) = match message {
-            KeeperMessage::Hello(hello) => (0, KeeperSaid::Hello(hello.into())),
+            KeeperMessage::Hello(hello) => (0, KeeperSaid::Hello((*hello).into())),
             KeeperMessage::Report { counter, report } => {
                 (counter, KeeperSaid::Report((*report).into()))
             }
@@ -49,7 +49,8 @@ impl TryFrom<pb::KeeperMessage> for KeeperMessage {
         let pb::KeeperMessage { counter, said } = message;
         Ok(match said.ok_or_else(|| BadMessage::unknown().within("said"))? {
             KeeperSaid::Hello(hello) => {
-                KeeperMessage::Hello(hello.try_into().map_err(|b: BadMessage| b.within("hello"))?)
+                let hello = hello.try_into().map_err(|b: BadMessage| b.within("hello"))?;
+                KeeperMessage::Hello(Box::new(hello))
             }
             KeeperSaid::Report(report) => {
                 let report = report.try_into().map_err(|b: BadMessage| b.within("report"))?;

@@ -8,7 +8,7 @@ use vigil_core::event::{EventKind, Phase};
 use vigil_core::group::Settings;
 use vigil_core::ids::{Epoch, NodeId, RuleId};
 use vigil_core::message::{
-    Following, Goal, Hello, Order, Peer, Problem, Report, Sender, Server, Welcome,
+    Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Server, Welcome,
 };
 use vigil_core::rule::{Pledge, SyncRule};
 use vigil_core::state::NodeState;
@@ -55,6 +55,20 @@ fn settings() -> Settings {
         heartbeat_interval_ms: 250,
         heartbeat_misses: 4,
         member_gone_ms: 9_000,
+        max_failovers: 5,
+        failover_window_ms: 60_000,
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        id: NodeId(3),
+        name: "node3".to_owned(),
+        host: "::1".to_owned(),
+        port: 5434,
+        candidate_priority: 80,
+        replication_quorum: true,
+        maintenance: true,
     }
 }
 
@@ -71,6 +85,8 @@ fn hello() -> Hello {
         system_id: Some(u64::MAX),
         promise: Epoch(8),
         rules_held: vec![rule(1), rule(2)],
+        settings: Some(settings()),
+        peers: vec![peer()],
         postgres_major: 17,
     }
 }
@@ -111,7 +127,13 @@ fn report() -> Report {
         usable: true,
         prepared: true,
         leaving: true,
-        problem: Some(Problem { code: "rewind_failed".to_owned(), text: "it failed".to_owned() }),
+        delayed: true,
+        problem: Some(Problem {
+            code: "rewind_failed".to_owned(),
+            text: "it failed".to_owned(),
+            failures: 3,
+        }),
+        notices: vec![Notice { seq: 4, kind: EventKind::Rejoin, text: "WAL kept".to_owned() }],
         doing: Some("rewind".to_owned()),
         system_id: Some(1),
     }
@@ -124,12 +146,7 @@ fn order(goal: Goal) -> Order {
         goal_state: NodeState::PreparePromotion,
         goal,
         rules: vec![rule(4)],
-        peers: vec![Peer {
-            id: NodeId(3),
-            name: "node3".to_owned(),
-            host: "::1".to_owned(),
-            port: 5434,
-        }],
+        peers: vec![peer()],
         settings: settings(),
         replication_password: "secret".to_owned().into(),
     }
@@ -215,7 +232,7 @@ fn result() -> OperationResult {
 fn what_keepers_say() {
     round_trip::<_, pb::Hello>(hello());
     round_trip::<_, pb::Report>(report());
-    round_trip::<_, pb::KeeperMessage>(KeeperMessage::Hello(hello()));
+    round_trip::<_, pb::KeeperMessage>(KeeperMessage::Hello(Box::new(hello())));
     round_trip::<_, pb::KeeperMessage>(KeeperMessage::Report {
         counter: 5,
         report: Box::new(report()),

@@ -13,6 +13,7 @@ use crate::world::World;
 
 mod acknowledged_is_kept;
 mod discarded_is_kept_aside;
+mod enough_copies;
 mod epochs_grow;
 mod last_copy;
 mod old_orders;
@@ -81,6 +82,7 @@ const HAPPENED: &[(&str, Happened)] = &[
     ("epochs_grow", epochs_grow::check),
     ("old_orders", old_orders::check),
     ("last_copy", last_copy::check),
+    ("enough_copies", enough_copies::check),
     ("discarded_is_kept_aside", discarded_is_kept_aside::check),
     ("whole_directories", whole_directories::check),
     ("one_event", one_event::check),
@@ -175,7 +177,7 @@ impl Ghost {
 
 impl World {
     /// Whether a host's word was given up by an operator: it may still run on the far side of a cut.
-    fn is_outlaw(&self, host: usize) -> bool {
+    pub(crate) fn is_outlaw(&self, host: usize) -> bool {
         let h = &self.hosts[host];
         let below = self.ghost.groups[h.group].given_up_below;
         h.disk.promise < below || h.pg.writer().is_some_and(|w| w.rule.epoch < below)

@@ -200,6 +200,9 @@ impl Postgres {
             upstream: None,
             history: self.wal.history(),
             checkpoint_tli: Tli(self.checkpoint_tli),
+            delayed: false,
+            cramped: false,
+            foreign_conf: false,
             senders: Vec::new(),
         };
         let server = match &self.run {

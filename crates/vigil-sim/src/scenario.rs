@@ -36,6 +36,7 @@ pub enum Kind {
     WipeNode,
     RecycleWal,
     SlowDisk,
+    SlowLink,
     LossyNet,
     RepeatOrders,
     ClockJump,
@@ -77,6 +78,7 @@ impl Kind {
         (Kind::WipeNode, 3),
         (Kind::RecycleWal, 1),
         (Kind::SlowDisk, 3),
+        (Kind::SlowLink, 8),
         (Kind::LossyNet, 3),
         (Kind::RepeatOrders, 4),
         (Kind::ClockJump, 1),
@@ -133,6 +135,8 @@ pub struct Fault {
     pub detail: u64,
     /// Until it is taken back, in milliseconds.
     pub lasts_ms: u64,
+    /// It waits for the next change of the primary, to come in its midst.
+    pub amid: bool,
 }
 
 /// Everything that a seed stands for.
@@ -161,7 +165,7 @@ impl Scenario {
         let drift_ppm = if rng.chance(20) { 20_000 } else { 100 };
         let length = rng.range(4, 9);
         // A third of the seeds is fast: one fault into the next.
-        let gap_ms = [600, 2000, 4000][rng.below(3)];
+        let gap_ms = [300, 1200, 3000][rng.below(3)];
         let schedule = (0..length).map(|_| fault(&mut rng, &groups, gap_ms)).collect();
         Scenario { seed, groups, heartbeat_ms, misses, client_ms, drift_ppm, schedule }
     }
@@ -217,5 +221,6 @@ fn fault(rng: &mut Rng, groups: &[GroupPlan], gap_ms: u64) -> Fault {
         1 => rng.range(1500, 6000),
         _ => rng.range(4000, 15_000),
     };
-    Fault { after_ms: rng.range(0, gap_ms), kind, group, target, detail: rng.draw(), lasts_ms }
+    let (after_ms, detail, amid) = (rng.range(0, gap_ms), rng.draw(), rng.chance(35));
+    Fault { after_ms, kind, group, target, detail, lasts_ms, amid }
 }

@@ -37,6 +37,7 @@ pub struct Violation {
 /// What may happen next.
 pub(crate) enum Event {
     Fault(usize),
+    Strike(usize),
     Undo(faults::Undo),
     StartKeeper {
         host: usize,
@@ -158,6 +159,8 @@ pub struct World {
     next_stream: u64,
     next_id: i64,
     next_command: u64,
+    /// Faults that wait for a change of the primary.
+    armed: Vec<usize>,
     /// The faults are over.
     healed: bool,
     /// Clients have stopped writing.
@@ -204,6 +207,7 @@ impl World {
             next_stream: 1,
             next_id: 1,
             next_command: 1,
+            armed: Vec::new(),
             healed: false,
             quiet: false,
             stirred: false,

@@ -1,5 +1,6 @@
 //! What the scenarios are made of.
 
+mod fingerprint;
 mod lab;
 mod log;
 mod network;
@@ -12,6 +13,7 @@ mod writers;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use fingerprint::fingerprint;
 pub(crate) use lab::{Lab, Part};
 pub(crate) use network::Network;
 pub(crate) use pg::{Address, Session, Stream, config, query};

@@ -204,6 +204,32 @@ impl Workdir {
         command
     }
 
+    /// As [`Workdir::command`], in a mount namespace of its own: `own` directories appear `at` their
+    /// paths. Started as root, which our daemons leave by themselves.
+    pub(crate) fn command_with_mounts(
+        &self,
+        program: impl AsRef<Path>,
+        home: &Path,
+        mounts: &[(PathBuf, PathBuf)],
+    ) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin")
+            .env("HOME", home)
+            .env("TMPDIR", self.path.join("tmp"))
+            .env("LC_ALL", "C.UTF-8")
+            .current_dir(home)
+            .args(["--mount", "sh", "-c"])
+            .arg("while [ \"$1\" != -- ]; do mount --bind \"$1\" \"$2\"; shift 2; done; shift; exec \"$@\"")
+            .arg("sh");
+        for (own, at) in mounts {
+            command.arg(own).arg(at);
+        }
+        command.arg("--").arg(program.as_ref());
+        command
+    }
+
     pub(crate) fn kill_everything(&self) {
         process::kill_all(|| process::under(&self.path));
     }

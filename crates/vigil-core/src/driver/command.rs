@@ -9,7 +9,7 @@ use crate::facts::Facts;
 use crate::goals::current_election;
 use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
-use crate::message::{Hello, Server};
+use crate::message::{Hello, Peer, Server};
 use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::wal::Tli;
@@ -49,6 +49,7 @@ pub(crate) fn register(
             "point --pgdata at an empty directory, or join another --formation or --group",
         ));
     }
+    let fresh_id = above_all_known(group, hello, fresh_id);
     let known =
         hello.node_id.filter(|id| group.members.get(id).is_some_and(|m| m.name == hello.name));
     if let Some(id) = known {
@@ -84,21 +85,32 @@ pub(crate) fn register(
         Some(id) if hello.promise > Epoch(0) && !group.members.contains_key(&id) => id,
         _ => fresh_id,
     };
-    group.members.insert(
+    // What an operator has set since it first joined was told to it, and is better than what its
+    // command line says.
+    let told = hello.peers.iter().find(|p| Some(p.id) == hello.node_id && p.id == id);
+    let own = Peer {
         id,
-        Member {
-            id,
-            name: hello.name.clone(),
-            host: hello.host.clone(),
-            port: hello.port,
-            candidate_priority: hello.candidate_priority,
-            replication_quorum: hello.replication_quorum,
-            maintenance: false,
-            dropped: false,
-        },
-    );
+        name: hello.name.clone(),
+        host: hello.host.clone(),
+        port: hello.port,
+        candidate_priority: told.map_or(hello.candidate_priority, |p| p.candidate_priority),
+        replication_quorum: told.map_or(hello.replication_quorum, |p| p.replication_quorum),
+        maintenance: told.is_some_and(|p| p.maintenance),
+    };
+    group.members.insert(id, Member::from_peer(&own));
     learn(group, hello);
     Ok(id)
+}
+
+/// A store that was lost counts its node ids from the beginning again; the keepers remember. A
+/// negative id stands for none.
+fn above_all_known(group: &Group, hello: &Hello, fresh_id: NodeId) -> NodeId {
+    let named = |r: &SyncRule| r.members.iter().copied().chain([r.primary]).max();
+    let members = group.members.keys().copied().max();
+    let rules = group.rules.iter().chain(&hello.rules_held).filter_map(named).max();
+    let told = hello.peers.iter().map(|p| p.id).max();
+    let highest = members.max(rules).max(told).unwrap_or(NodeId(0));
+    if fresh_id < NodeId(0) { fresh_id } else { fresh_id.max(NodeId(highest.0 + 1)) }
 }
 
 /// DESIGN §4.19: what a keeper has fsynced may be newer than the store. A keeper holds S whole, as
@@ -123,6 +135,17 @@ fn learn(group: &mut Group, hello: &Hello) {
     } else if let Plan::Forming { .. } = group.plan {
         // The group exists already: whoever was about to found it has nothing to lead.
         group.rules.clear();
+    }
+    for peer in &hello.peers {
+        let taken = group.member_named(&peer.name).is_some();
+        if !taken && !group.members.contains_key(&peer.id) {
+            group.members.insert(peer.id, Member::from_peer(peer));
+        }
+    }
+    if let Some(settings) = hello.settings
+        && hello.promise >= group.epoch
+    {
+        group.settings = settings;
     }
     // An epoch assigns one timeline at most: whatever was assigned in those that this store does
     // not know, the next one is above.
@@ -171,12 +194,19 @@ pub(crate) fn take(
         Command::DisableMaintenance { node } => {
             let id = named(group, node)?.id;
             let member = member_mut(group, id)?;
-            if !member.maintenance {
-                return Err(refused(format!("{node} is not in maintenance"), ""));
-            }
+            let (kind, text) = match (member.maintenance, &member.quarantine) {
+                (_, Some(why)) => (
+                    EventKind::Quarantine,
+                    format!("{node} leaves quarantine, it was in for: {why}"),
+                ),
+                (true, None) => (EventKind::Maintenance, format!("{node} leaves maintenance")),
+                (false, None) => {
+                    return Err(refused(format!("{node} is not in maintenance"), ""));
+                }
+            };
             member.maintenance = false;
-            let text = format!("{node} leaves maintenance");
-            let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
+            member.quarantine = None;
+            let events = vec![event(group, kind, Some(id), text.clone())];
             Ok(Taken { message: text, events, ..Taken::default() })
         }
         Command::DropNode { node, force } => drop_node(group, facts, node, *force, now),
@@ -226,11 +256,15 @@ fn failover(
     allow_data_loss: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    if let Plan::Electing { accept_loss, handover: None, .. } = &mut group.plan {
+    let planned = matches!(group.plan, Plan::Electing { handover: Some(_), .. });
+    if let Plan::Electing { accept_loss, handover, .. } = &mut group.plan
+        && (!planned || allow_data_loss)
+    {
         if !allow_data_loss {
             let hint = "pgctl explain says for whom; --allow-data-loss goes on without them";
             return Err(refused("an election is under way and waits", hint));
         }
+        *handover = None;
         *accept_loss = true;
         if let Some(episode) = &mut group.episode {
             episode.operation = Some(Operation::Failover);
@@ -266,7 +300,7 @@ fn failover(
         (true, Some(Verdict::Fine)) if serving => {
             switchover(group, facts, None, Operation::Failover, now)
         }
-        (true, Some(verdict)) if verdict != Verdict::Fine && group.members.len() > 1 => {
+        (true, Some(verdict)) if verdict != Verdict::Fine && has_others(group) => {
             let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
             let operation = Some(Operation::Failover);
             begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
@@ -278,6 +312,11 @@ fn failover(
         (true, _) if serving => Err(refused("there is no node to fail over to", "add a standby")),
         _ => must_be_serving(group).map(|_| Taken::default()),
     }
+}
+
+/// Whether there is anybody but the primary.
+fn has_others(group: &Group) -> bool {
+    group.members.keys().any(|id| group.primary() != Some(*id))
 }
 
 fn switchover(
@@ -321,9 +360,14 @@ const HANDOVER_LAG: u64 = 16 * 1024 * 1024;
 fn fit_for_handover(group: &Group, facts: &Facts, id: NodeId, now: Now) -> Result<(), Refusal> {
     let (Some(member), Some(rule)) = (group.members.get(&id), group.rule()) else { return Ok(()) };
     let name = &member.name;
-    if member.maintenance {
+    if member.is_out() {
         let hint = format!("pgctl disable-maintenance {name}");
-        return Err(refused(format!("{name} is in maintenance"), &hint));
+        let what = if member.maintenance { "maintenance" } else { "quarantine" };
+        return Err(refused(format!("{name} is in {what}"), &hint));
+    }
+    if facts.report(id).is_some_and(|r| r.delayed) {
+        let text = format!("{name} replays late on purpose (recovery_min_apply_delay)");
+        return Err(refused(text, "name another standby"));
     }
     if member.candidate_priority == 0 {
         let hint = format!("pgctl set-node {name} --candidate-priority 50");
@@ -359,14 +403,7 @@ fn set_node(
         ));
     }
     if quorum == Some(false) {
-        let k = group.settings.number_sync_standbys as usize;
-        let left = group.members.values().filter(|m| m.id != id && counts(m)).count();
-        if k > 0 && left < k + 1 {
-            return Err(refused(
-                format!("number-sync-standbys is {k}: too few counted nodes would be left"),
-                "lower number-sync-standbys first: pgctl set-formation --number-sync-standbys 0",
-            ));
-        }
+        enough_without(group, id)?;
     }
     let member = member_mut(group, id)?;
     member.candidate_priority = priority.unwrap_or(member.candidate_priority);
@@ -377,6 +414,25 @@ fn set_node(
     );
     let events = vec![event(group, EventKind::Setting, Some(id), text.clone())];
     Ok(Taken { message: text, events, ..Taken::default() })
+}
+
+/// Whether as many standbys as number-sync-standbys asks for could still be counted without node
+/// `id`, whoever of the others is the primary. With fewer, every commit would block.
+fn enough_without(group: &Group, id: NodeId) -> Result<(), Refusal> {
+    let k = group.settings.number_sync_standbys as usize;
+    let left = group.members.values().filter(|m| m.id != id && counts(m)).count();
+    let counted_now = group.members.get(&id).is_some_and(counts);
+    if k == 0 || left > k || !counted_now {
+        return Ok(());
+    }
+    let formation = &group.key.formation;
+    Err(refused(
+        format!("number-sync-standbys is {k}: too few counted nodes would be left"),
+        &format!(
+            "lower it first: pgctl set-formation --formation {formation} --number-sync-standbys {}",
+            left.saturating_sub(1)
+        ),
+    ))
 }
 
 fn set_settings(
@@ -431,6 +487,10 @@ fn enable_maintenance(
     now: Now,
 ) -> Result<Taken, Refusal> {
     let id = named(group, node)?.id;
+    if let Some(why) = group.members.get(&id).and_then(|m| m.quarantine.as_ref()) {
+        let hint = format!("pgctl disable-maintenance {node}");
+        return Err(refused(format!("{node} is in quarantine: {why}"), &hint));
+    }
     if group.members.get(&id).is_some_and(|m| m.maintenance) {
         return Err(refused(format!("{node} is in maintenance already"), ""));
     }
@@ -439,8 +499,15 @@ fn enable_maintenance(
             let hint = format!("pgctl enable-maintenance {node} --allow-failover");
             return Err(refused(format!("{node} is the primary"), &hint));
         }
-        switchover(group, facts, None, Operation::Switchover, now)?;
+        enough_without(group, id)?;
+        let taken = switchover(group, facts, None, Operation::Switchover, now)?;
+        if let Some(episode) = &mut group.episode {
+            episode.then_maintenance = true;
+        }
+        let message = format!("{}, then enters maintenance", taken.message);
+        return Ok(Taken { message, watch: None, ..taken });
     }
+    enough_without(group, id)?;
     member_mut(group, id)?.maintenance = true;
     let text = format!("{node} enters maintenance");
     let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
@@ -455,8 +522,13 @@ fn drop_node(
     now: Now,
 ) -> Result<Taken, Refusal> {
     let id = named(group, node)?.id;
-    if group.rule().is_some_and(|r| r.primary == id) {
-        return Err(refused(format!("{node} is the primary"), "pgctl perform-switchover first"));
+    let last = group.members.len() == 1;
+    if group.rule().is_some_and(|r| r.primary == id) && !last {
+        let hint = match group.plan {
+            Plan::Serving { .. } => "pgctl perform-switchover first",
+            _ => "pgctl perform-failover --allow-data-loss makes another node the primary",
+        };
+        return Err(refused(format!("{node} is the primary"), hint));
     }
     let attended = facts.is_reachable(id, &group.settings, now)
         && facts.node(id).is_some_and(|n| n.stream.is_some());
@@ -464,12 +536,15 @@ fn drop_node(
         let hint = format!("pgctl drop-node {node} --force");
         return Err(refused(format!("{node} cannot be told: its keeper is not there"), &hint));
     }
+    if !force && !last {
+        enough_without(group, id)?;
+    }
     let text = format!("{node} is dropped");
     let events = vec![event(group, EventKind::Node, Some(id), text.clone())];
     if attended {
         member_mut(group, id)?.dropped = true;
     } else {
-        group.members.remove(&id);
+        group.remove_member(id);
     }
     Ok(Taken { message: text, events, ..Taken::default() })
 }

@@ -9,9 +9,9 @@ use crate::event::{Event, EventKind};
 use crate::explain::{Clock, view};
 use crate::facts::{Facts, NodeFacts};
 use crate::goals::{Assignment, goals};
-use crate::group::{Group, Plan};
+use crate::group::{Group, Member, Plan};
 use crate::ids::{NodeId, Now, RuleId};
-use crate::message::{Hello, Order, Peer, Report, Server, Welcome};
+use crate::message::{Hello, Order, Report, Server, Welcome};
 use crate::rule::SyncRule;
 use crate::view::GroupView;
 
@@ -61,6 +61,9 @@ pub struct GroupOutput {
     pub progress: Vec<(u64, Progress)>,
 }
 
+/// A step that failed so often in a row will not succeed by being tried again.
+pub const QUARANTINE_FAILURES: u32 = 10;
+
 /// Orders of one committed version of the record are numbered below this.
 const ORDERS_PER_VERSION: u64 = 1_000_000;
 
@@ -94,6 +97,7 @@ struct Before {
     watchers: Vec<Watcher>,
     plan_since: Now,
     rule_since_ms: u64,
+    failovers_ms: Vec<u64>,
     incarnated: bool,
     order_count: u64,
     /// The node whose keeper introduced itself with this input, as it was.
@@ -139,6 +143,7 @@ impl GroupDriver {
             watchers: self.watchers.clone(),
             plan_since: self.facts.plan_since,
             rule_since_ms: self.facts.rule_since_ms,
+            failovers_ms: self.facts.failovers_ms.clone(),
             incarnated: self.incarnated,
             order_count: self.order_count,
             greeted: None,
@@ -198,6 +203,7 @@ impl GroupDriver {
         self.order_count = before.order_count;
         self.facts.plan_since = before.plan_since;
         self.facts.rule_since_ms = before.rule_since_ms;
+        self.facts.failovers_ms = before.failovers_ms;
         match before.greeted {
             Some((id, Some(heard))) => _ = self.facts.nodes.insert(id, heard),
             Some((id, None)) => _ = self.facts.nodes.remove(&id),
@@ -222,6 +228,14 @@ impl GroupDriver {
             }
             Plan::Handover { .. } | Plan::Electing { .. } | Plan::Promoting { .. } => 10,
         }
+    }
+
+    /// Whether a command would be taken now. Nothing is changed.
+    ///
+    /// # Errors
+    /// How it would be refused.
+    pub fn check(&self, command: &Command, now: Now) -> Result<(), Refusal> {
+        command::take(&mut self.group.clone(), &self.facts, command, now).map(|_| ())
     }
 
     /// What people see. `clock` renders wall-clock milliseconds as RFC 3339.
@@ -275,6 +289,53 @@ impl GroupDriver {
             self.note_rejoin(id, state_before, events);
         }
         self.note_problem(id, events);
+        self.note_notices(id, events);
+        self.raise_order_floor(id);
+        self.quarantine(id, events);
+    }
+
+    /// What a node tells of itself becomes an event once, however often it is told.
+    fn note_notices(&mut self, id: NodeId, events: &mut Vec<Event>) {
+        let Some(report) = self.facts.report(id) else { return };
+        let noticed = self.group.members.get(&id).map_or(0, |m| m.noticed);
+        for notice in report.notices.iter().filter(|n| n.seq > noticed) {
+            events.push(event(&self.group, notice.kind, Some(id), notice.text.clone()));
+            if let Some(member) = self.group.members.get_mut(&id) {
+                member.noticed = notice.seq;
+            }
+        }
+    }
+
+    /// A keeper that has met higher order numbers than this record can have given out would refuse
+    /// all that comes: the record is an old one, put back.
+    fn raise_order_floor(&mut self, id: NodeId) {
+        let met = self.facts.report(id).map_or(0, |r| r.order_seq);
+        let next = (self.group.version + 1) * ORDERS_PER_VERSION;
+        if met > self.group.order_floor + next {
+            self.group.order_floor = met;
+        }
+    }
+
+    /// A standby that fails again and again, for a reason that does not pass, is left alone until
+    /// an operator has looked.
+    fn quarantine(&mut self, id: NodeId, events: &mut Vec<Event>) {
+        let serving = matches!(self.group.plan, Plan::Serving { primary } if primary != id);
+        let problem = self.facts.report(id).and_then(|r| r.problem.clone());
+        let problem = problem.filter(|p| serving && p.failures >= QUARANTINE_FAILURES);
+        let (Some(problem), Some(member)) = (problem, self.group.members.get_mut(&id)) else {
+            return;
+        };
+        if member.is_out() || member.dropped {
+            return;
+        }
+        let (name, why) = (member.name.clone(), format!("{}: {}", problem.code, problem.text));
+        let text = format!(
+            "{name} is stopped after {} failures in a row, {why}; when that is mended: pgctl \
+             disable-maintenance {name}",
+            problem.failures
+        );
+        member.quarantine = Some(why);
+        events.push(event(&self.group, EventKind::Quarantine, Some(id), text));
     }
 
     /// A keeper that has taken in orders of a later record than this one: the store is not the
@@ -334,7 +395,7 @@ impl GroupDriver {
         if dropped && stopped {
             let text = format!("{} has left the group", self.group.name_of(id));
             events.push(event(&self.group, EventKind::Node, Some(id), text));
-            self.group.members.remove(&id);
+            self.group.remove_member(id);
             self.facts.nodes.remove(&id);
         }
     }
@@ -360,11 +421,21 @@ impl GroupDriver {
             (self.group.plan != *plan, self.group.rule().map(SyncRule::id) != rule);
         if new_plan {
             self.facts.plan_since = now;
+            self.count_failover(plan, now);
         }
         if new_rule {
             self.facts.rule_since_ms = now.mono_ms;
         }
         new_plan || new_rule
+    }
+
+    fn count_failover(&mut self, old: &Plan, now: Now) {
+        let began = matches!(old, Plan::Serving { .. })
+            && matches!(self.group.plan, Plan::Electing { handover: None, .. });
+        let by_itself = self.group.episode.as_ref().is_some_and(|e| e.operation.is_none());
+        if began && by_itself {
+            self.facts.note_failover(&self.group.settings, now);
+        }
     }
 
     fn give_orders(&mut self, now: Now, out: &mut GroupOutput) {
@@ -384,19 +455,21 @@ impl GroupDriver {
     }
 
     fn order(&self, wish: &Assignment) -> Order {
-        let peer = |m: &crate::group::Member| Peer {
-            id: m.id,
-            name: m.name.clone(),
-            host: m.host.clone(),
-            port: m.port,
-        };
         Order {
             epoch: wish.epoch,
-            seq: self.group.version * ORDERS_PER_VERSION + self.order_count,
+            seq: self.group.order_floor
+                + self.group.version * ORDERS_PER_VERSION
+                + self.order_count,
             goal_state: wish.state,
             goal: wish.goal.clone(),
             rules: self.group.rules.clone(),
-            peers: self.group.members.values().filter(|m| !m.dropped).map(peer).collect(),
+            peers: self
+                .group
+                .members
+                .values()
+                .filter(|m| !m.dropped)
+                .map(Member::as_peer)
+                .collect(),
             settings: self.group.settings,
             replication_password: self.group.replication_password.clone(),
         }

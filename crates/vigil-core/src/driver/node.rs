@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
 use crate::mutation::{Mutation, broken};
@@ -44,6 +45,11 @@ pub enum NodeInput {
         id: u64,
         result: Result<StepDone, String>,
     },
+    /// Something happened here that the group's events should hold.
+    Notice {
+        kind: EventKind,
+        text: String,
+    },
     /// Asked to stop politely.
     Leave,
     Tick,
@@ -75,6 +81,8 @@ struct Running {
 
 struct Retry {
     failures: u32,
+    /// Those of them that will not pass by themselves.
+    lasting: u32,
     not_before_ms: u64,
     what: &'static str,
     text: String,
@@ -161,6 +169,10 @@ impl NodeDriver {
             NodeInput::Order(order) => self.take_order(order, now, &mut out),
             NodeInput::Observed(seen) => self.look(seen, now, &mut out),
             NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, &mut out),
+            NodeInput::Notice { kind, text } => {
+                self.record.notice(kind, text);
+                out.push(NodeOutput::Save(Box::new(self.record.clone())));
+            }
             NodeInput::Leave => {
                 self.leaving_since_ms.get_or_insert(now.mono_ms);
                 self.last_sent = None;
@@ -289,7 +301,21 @@ impl NodeDriver {
         if over && std::mem::take(&mut self.record.promoting) {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
+        if let ServerView::Up(up) = &seen.server
+            && self.record.delayed != (up.in_recovery && up.delayed)
+        {
+            self.record.delayed = up.in_recovery && up.delayed;
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
+        // A copy beside that came to nothing left the directory as it was.
+        if self.record.replacing == Some(Replacing::Beside)
+            && !self.is_cloning()
+            && matches!(seen.data, Data::Cluster(_))
+        {
+            self.record.replacing = None;
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         self.seen = Some(seen);
@@ -351,13 +377,14 @@ impl NodeDriver {
             Err(_) if running.cancelled => {}
             Err(text) => {
                 let what = running.step.name();
-                let failures = match &self.retry {
-                    Some(retry) if retry.what == what => retry.failures + 1,
-                    _ => 1,
+                let (failures, lasting) = match &self.retry {
+                    Some(retry) if retry.what == what => (retry.failures + 1, retry.lasting),
+                    _ => (1, 0),
                 };
+                let lasting = lasting + u32::from(!passes_by_itself(&text));
                 let pause = (RETRY_MS << (failures - 1).min(10)).min(RETRY_MAX_MS);
                 let not_before_ms = now.mono_ms + pause;
-                self.retry = Some(Retry { failures, not_before_ms, what, text });
+                self.retry = Some(Retry { failures, lasting, not_before_ms, what, text });
             }
         }
     }
@@ -383,8 +410,12 @@ impl NodeDriver {
                 }
             }
             StepDone::Created { system_id } => record.system_id = Some(*system_id),
-            // Where it lies is in the keeper's log.
-            StepDone::WalKept { .. } | StepDone::Plain => {}
+            StepDone::WalKept { path } => {
+                let text =
+                    format!("{} was rewound; its WAL from the fork on is in {path}", record.name);
+                record.notice(EventKind::Rejoin, text);
+            }
+            StepDone::Plain => {}
         }
         if record != self.record {
             self.record = record;
@@ -532,7 +563,9 @@ impl NodeDriver {
             Data::Cluster(cluster) => Some(cluster),
             _ => None,
         };
-        let own = pledge(&self.record, seen);
+        // What was seen before a step that attaches, or while one is under way, proves nothing.
+        let attaches = self.running.as_ref().is_some_and(|r| r.step.may_attach());
+        let own = pledge(&self.record, seen).filter(|_| self.fresh && !attaches);
         let position = up.map(|up| Position {
             tli: up.tli,
             lsn: up.received.unwrap_or(Lsn::ZERO).max(up.replayed),
@@ -555,12 +588,12 @@ impl NodeDriver {
             following: up.and_then(following),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
-            usable: self.record.replacing.is_none()
-                && self.record.copied_from.is_none()
-                && cluster.is_some(),
+            usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
+            delayed: self.record.delayed,
             problem: self.problem(seen),
+            notices: self.record.notices.clone(),
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
@@ -568,11 +601,18 @@ impl NodeDriver {
 
     fn problem(&self, seen: &Observed) -> Option<Problem> {
         if let Data::Foreign { reason } = &seen.data {
-            return Some(Problem { code: "foreign_data".into(), text: reason.clone() });
+            let (code, text) = ("foreign_data".to_owned(), reason.clone());
+            return Some(Problem { code, text, failures: 0 });
+        }
+        let waits = matches!(self.order.as_ref().map(|o| &o.goal), None | Some(Goal::Wait));
+        if self.record.found_as_standby && waits {
+            let text = "its data is a standby's: start the keeper of its primary first".to_owned();
+            return Some(Problem { code: "standby_alone".to_owned(), text, failures: 0 });
         }
         // One failure is an event of the step; repeated ones are a problem for people.
         let retry = self.retry.as_ref().filter(|r| r.failures >= 2)?;
-        Some(Problem { code: format!("{}_failed", retry.what), text: retry.text.clone() })
+        let (code, text) = (format!("{}_failed", retry.what), retry.text.clone());
+        Some(Problem { code, text, failures: retry.lasting })
     }
 
     fn doing(&self, seen: &Observed) -> Option<String> {
@@ -595,6 +635,10 @@ impl NodeDriver {
                 Next::Wait(_)
             )
             && !matches!(seen.server, ServerView::Starting | ServerView::Hung)
+    }
+
+    fn is_cloning(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| matches!(r.step, Step::Clone { .. }))
     }
 
     fn public_state(&self, seen: &Observed) -> NodeState {
@@ -626,14 +670,16 @@ impl NodeDriver {
             }
             Goal::Follow { .. } => match self.record.replacing {
                 Some(Replacing::Clone) => NodeState::WaitStandby,
-                None if seen.data == Data::None => NodeState::WaitStandby,
-                None if writable => NodeState::Draining,
-                None if streaming => NodeState::Secondary,
-                None if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
+                Some(Replacing::Beside) if self.is_cloning() => NodeState::WaitStandby,
+                Some(Replacing::Rewind) => NodeState::Demoted,
+                _ if seen.data == Data::None => NodeState::WaitStandby,
+                _ if writable => NodeState::Draining,
+                _ if streaming => NodeState::Secondary,
+                _ if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
                     NodeState::Catchingup
                 }
-                None if up.is_some() => NodeState::JoinSecondary,
-                Some(Replacing::Rewind) | None => NodeState::Demoted,
+                _ if up.is_some() => NodeState::JoinSecondary,
+                Some(Replacing::Beside) | None => NodeState::Demoted,
             },
             Goal::Pledge { .. } if writable => NodeState::Draining,
             Goal::Pledge { .. } if down => NodeState::Demoted,
@@ -645,6 +691,13 @@ impl NodeDriver {
             Goal::Drop => NodeState::Dropped,
         }
     }
+}
+
+/// Whether a failure only says that another node cannot be reached at present.
+fn passes_by_itself(error: &str) -> bool {
+    ["connection to server", "could not connect", "could not receive data", "server closed the"]
+        .iter()
+        .any(|words| error.contains(words))
 }
 
 fn server_word(seen: &Observed) -> Server {

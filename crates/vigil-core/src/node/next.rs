@@ -87,8 +87,7 @@ pub fn next_step(
 /// Without a word from the monitor every boot is as a detached standby: it can acknowledge
 /// nothing. What runs already is left as it is.
 fn boot(record: &NodeRecord, seen: &Observed) -> Next {
-    let whole = record.replacing.is_none() && record.copied_from.is_none();
-    let joined = record.node_id.is_some() && whole;
+    let joined = record.node_id.is_some() && record.is_whole() && !record.stays_down;
     match (&seen.data, &seen.server) {
         (Data::Cluster(_), ServerView::Down) if joined => {
             match record.own_rule.clone().filter(|own| Some(own.epoch) == record.led_in) {
@@ -123,11 +122,9 @@ fn found(record: &NodeRecord, rule: &SyncRule, seen: &Observed, memory: &Circums
         }
         (_, ServerView::Up(up)) if !up.in_recovery => {
             if record.led_in != Some(rule.epoch) {
-                // A standalone server that ran before us: its epoch begins now.
-                return Next::Write(
-                    Box::new(led(record, rule)),
-                    Step::PutRule { rule: rule.clone() },
-                );
+                // A standalone server that ran before us. Where it listens, whether standbys can
+                // connect, which files it reads: all of that is decided at a start.
+                return Next::Do(Step::Stop { budget_ms: 4 * STOP_BUDGET_MS });
             }
             serve(record, rule, up, memory, false)
         }
@@ -177,7 +174,8 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             if wish.renewal {
                 return Next::Wait("a new election: this node was to go on and has stopped");
             }
-            let step = Step::Promote { rule: rule.clone(), tli: wish.tli };
+            let acks = if broken(Mutation::NamesAfterPromotion) { 0 } else { rule.acks };
+            let step = Step::Promote { rule: SyncRule { acks, ..rule.clone() }, tli: wish.tli };
             let begun = leads && record.promoting;
             if begun && record.own_rule.as_ref() == Some(rule) {
                 return Next::Do(step);
@@ -242,8 +240,7 @@ fn led(record: &NodeRecord, rule: &SyncRule) -> NodeRecord {
 /// Half-replaced, or a copy that is not consistent yet: nothing to elect, to stop for, or to start
 /// by itself.
 fn unusable(record: &NodeRecord, seen: &Observed) -> bool {
-    let half = record.replacing.is_some() && !broken(Mutation::HalfReplacedStarted);
-    half || record.copied_from.is_some() || seen.data == Data::None
+    !record.is_whole() || seen.data == Data::None
 }
 
 /// What is left to do until this node can acknowledge nothing; `None` when it cannot.
@@ -262,6 +259,10 @@ fn detach(
         // It may be receiving from the primary that is being replaced.
         _ if unusable(record, seen) => Some(Next::Do(Step::Kill)),
         ServerView::Up(up) if !up.in_recovery => {
+            Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
+        }
+        // No reload of ours would reach it.
+        ServerView::Up(up) if up.foreign_conf => {
             Some(Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS }))
         }
         // Its promotion cannot be called back.
@@ -305,7 +306,7 @@ fn follow(
     memory: &Circumstances,
 ) -> Next {
     let copied = record.copied_from == Some((primary, order.epoch)) && seen.data != Data::None;
-    if record.replacing.is_none() && copied {
+    if copied && !matches!(record.replacing, Some(Replacing::Rewind | Replacing::Clone)) {
         match &seen.server {
             ServerView::Down => return Next::Do(Step::StartFollowing { primary }),
             ServerView::Starting if memory.stalled_ms >= STALLED_MS => {
@@ -342,12 +343,16 @@ fn follow(
     if up.upstream.is_some_and(|u| u.0 == primary) && broken(Mutation::LineageUnchecked) {
         return Next::Rest;
     }
+    if up.cramped || up.foreign_conf {
+        // The start that follows has the right settings.
+        return Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS });
+    }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
         // Its WAL is a prefix of the primary's, so a copy beside takes nothing away, and the rule may
         // be waiting for just this node.
         if history.is_some() && up.replay_idle && memory.stalled_ms >= STALLED_MS {
             let keep = lineage_end(up);
-            return replace(record, Replacing::Clone, Step::Clone { primary, keep });
+            return replace(record, Replacing::Beside, Step::Clone { primary, keep });
         }
         return Next::Rest;
     }
@@ -362,7 +367,7 @@ fn follow(
     if history.holds(end) || broken(Mutation::LineageUnchecked) {
         return Next::Do(Step::Follow { primary });
     }
-    if end.tli > history.tli && !broken(Mutation::NewerWalDiscarded) {
+    if end.tli > history.tli {
         // Never discard WAL of a timeline above the order's: this order may be the stale one.
         return Next::Wait("a newer primary: this node's timeline is above the primary's");
     }
@@ -370,7 +375,7 @@ fn follow(
         // Before the new rule is covered the winner may hold the only other copy, so nothing is
         // rewound in place. If this node is what the rule waits for, a copy beside is the way out.
         if memory.closed_ms >= CLOSED_MS {
-            return replace(record, Replacing::Clone, Step::Clone { primary, keep: Some(end) });
+            return replace(record, Replacing::Beside, Step::Clone { primary, keep: Some(end) });
         }
         return Next::Wait("the new primary's rule to be covered, then a rewind");
     }
@@ -429,7 +434,7 @@ pub fn pledge(record: &NodeRecord, seen: &Observed) -> Option<Pledge> {
             tell(end_of_wal(up), true)
         }
         (Data::Cluster(cluster), ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => {
-            tell(stopped_position(cluster), true)
+            tell(Some(cluster.checkpoint), true)
         }
         _ => None,
     }

@@ -78,5 +78,12 @@ pub struct UpView {
     pub history: TimelineHistory,
     /// The control file's timeline.
     pub checkpoint_tli: Tli,
+    /// `recovery_min_apply_delay` is set.
+    pub delayed: bool,
+    /// Its `max_connections` or the like are below the primary's: replay has stopped, and goes on
+    /// only after a restart with larger ones.
+    pub cramped: bool,
+    /// It reads configuration files of somebody else's: ours have no effect before a restart.
+    pub foreign_conf: bool,
     pub senders: Vec<Sender>,
 }

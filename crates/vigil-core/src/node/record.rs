@@ -2,14 +2,20 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
-use crate::message::{Order, Peer};
+use crate::message::{Goal, Notice, Order, Peer};
 use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
+use crate::state::NodeState;
+
+/// So many notices are kept; the monitor hears of each within a heartbeat, if it hears at all.
+const NOTICES_MAX: usize = 8;
 
 /// The state file. Written whole (temp, fsync, rename, fsync of the directory).
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, kept one by one")]
 pub struct NodeRecord {
     pub formation: String,
     pub group: u32,
@@ -38,6 +44,19 @@ pub struct NodeRecord {
     /// be started attached to it.
     #[serde(default)]
     pub copied_from: Option<(NodeId, Epoch)>,
+    /// In maintenance: a keeper that is started again leaves Postgres alone until it is told
+    /// something else.
+    #[serde(default)]
+    pub stays_down: bool,
+    /// It was somebody's standby when this keeper first saw it: no group is founded with it.
+    #[serde(default)]
+    pub found_as_standby: bool,
+    /// Replays late on purpose, as last seen.
+    #[serde(default)]
+    pub delayed: bool,
+    /// The newest things that the group's events should hold, numbered for ever.
+    #[serde(default)]
+    pub notices: Vec<Notice>,
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: Secret,
@@ -50,8 +69,11 @@ pub enum Replacing {
     /// pg_rewind may have been started: it cannot be repeated, and a half-rewound directory may
     /// even start read-write (seen). Only a new clone leads out, if the rewind does not end well.
     Rewind,
-    /// A base backup is being taken.
+    /// A base backup is being taken, and there is nothing here to lose.
     Clone,
+    /// A base backup is being taken beside a directory that is whole, and whole it stays until the
+    /// copy takes its place: it may hold the only copy of a commit.
+    Beside,
 }
 
 impl NodeRecord {
@@ -70,14 +92,36 @@ impl NodeRecord {
             rules_held: Vec::new(),
             replacing: None,
             copied_from: None,
+            stays_down: false,
+            found_as_standby: false,
+            delayed: false,
+            notices: Vec::new(),
             peers: Vec::new(),
             settings: Settings::default(),
             replication_password: Secret::default(),
         }
     }
 
+    /// Whether the data directory can be relied on: not half-replaced, and not a copy that has not
+    /// answered yet.
+    pub fn is_whole(&self) -> bool {
+        let half = match self.replacing {
+            Some(Replacing::Rewind | Replacing::Clone) => !broken(Mutation::HalfReplacedStarted),
+            Some(Replacing::Beside) | None => false,
+        };
+        !half && self.copied_from.is_none()
+    }
+
     pub fn peer(&self, id: NodeId) -> Option<&Peer> {
         self.peers.iter().find(|p| p.id == id)
+    }
+
+    /// Adds something that the monitor should put into its events.
+    pub fn notice(&mut self, kind: EventKind, text: String) {
+        let seq = self.notices.last().map_or(1, |n| n.seq + 1);
+        self.notices.push(Notice { seq, kind, text });
+        let surplus = self.notices.len().saturating_sub(NOTICES_MAX);
+        self.notices.drain(..surplus);
     }
 
     /// Whether `order` may be obeyed: nothing below the promise, nothing older than what was
@@ -96,6 +140,7 @@ impl NodeRecord {
         self.peers.clone_from(&order.peers);
         self.settings = order.settings;
         self.replication_password.clone_from(&order.replication_password);
+        self.stays_down = order.goal == Goal::Stop && order.goal_state == NodeState::Maintenance;
         let changed = *self != before;
         self.order_seq = order.seq;
         changed && !broken(Mutation::PromiseNotSaved)

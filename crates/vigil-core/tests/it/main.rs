@@ -7,6 +7,7 @@ mod detection;
 mod election;
 mod keeper;
 mod monitor;
+mod operators;
 mod support;
 mod sync_policy;
 mod totality;

@@ -46,6 +46,8 @@ pub(crate) fn member(n: i64) -> Member {
         candidate_priority: 100 - 10 * u32::try_from(n - 1).unwrap(),
         replication_quorum: true,
         maintenance: false,
+        quarantine: None,
+        noticed: 0,
         dropped: false,
     }
 }
@@ -75,7 +77,9 @@ pub(crate) fn idle_report(promise: u64) -> Report {
         usable: true,
         prepared: false,
         leaving: false,
+        delayed: false,
         problem: None,
+        notices: Vec::new(),
         doing: None,
         system_id: Some(SYSTEM_ID),
     }
@@ -198,6 +202,8 @@ pub(crate) fn hello(n: i64) -> Hello {
         system_id: None,
         promise: Epoch(0),
         rules_held: Vec::new(),
+        settings: None,
+        peers: Vec::new(),
         postgres_major: 17,
     }
 }
@@ -317,6 +323,9 @@ pub(crate) fn up(end: (u32, u64)) -> UpView {
         upstream: None,
         history: TimelineHistory { tli: Tli(end.0), ancestors: Vec::new() },
         checkpoint_tli: Tli(end.0),
+        delayed: false,
+        cramped: false,
+        foreign_conf: false,
         senders: Vec::new(),
     }
 }

@@ -9,7 +9,7 @@ use vigil_core::node::step::StepDone;
 use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::process::{self, Postmaster};
 use vigil_postgres::receiver::{self, Dropped, ReceiverError};
-use vigil_postgres::{Session, control, pgdata};
+use vigil_postgres::{Session, conf, control, pgdata};
 
 use super::{Executor, QUERY};
 use crate::local::Role;
@@ -47,7 +47,8 @@ impl Executor {
     /// After it no receiver exists and none will come back.
     pub(super) async fn detach(&self, postmaster: &Postmaster) -> Result<StepDone> {
         self.local.set_upstream(None);
-        self.local.write_conf(&self.record, Role::Detached)?;
+        let conf = self.local.write_conf(&self.record, Role::Detached)?;
+        self.reset_overrides(&conf.names()).await?;
         for _ in 0..2 {
             match receiver::drop_receiver(postmaster).await {
                 Ok(how) => {
@@ -68,6 +69,21 @@ impl Executor {
             }
         }
         bail!("a receiver came back after it was dropped")
+    }
+
+    /// A `primary_conninfo` that ALTER SYSTEM or `pg_basebackup -R` has set would win over ours, and
+    /// the receiver would come back.
+    async fn reset_overrides(&self, names: &[String]) -> Result<()> {
+        let overridden = conf::auto_conf_overrides(&self.local.pgdata, names)?;
+        if overridden.is_empty() {
+            return Ok(());
+        }
+        let mut session = self.local.work().await?;
+        for name in &overridden {
+            session.reset_system_setting(name, QUERY).await?;
+        }
+        self.local.notice_reset(&overridden);
+        Ok(())
     }
 
     /// Points the receiver at `primary` and returns: the looks tell when it streams.

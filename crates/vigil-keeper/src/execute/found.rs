@@ -43,10 +43,13 @@ impl Executor {
         let rule = self.record.own_rule.as_ref();
         if let Some(rule) = rule {
             let names = local.conf(&self.record, Role::Primary(rule))?.names();
-            for name in conf::auto_conf_overrides(&local.pgdata, &names)? {
-                tracing::warn!(setting = name, "reset: it was set by ALTER SYSTEM, managed here");
-                session.reset_system_setting(&name, QUERY).await?;
+            let overridden = conf::auto_conf_overrides(&local.pgdata, &names)?;
+            for name in &overridden {
+                session.reset_system_setting(name, QUERY).await?;
+            }
+            if !overridden.is_empty() {
                 postmaster.reload()?;
+                local.notice_reset(&overridden);
             }
         }
         let password = self.record.replication_password.reveal();

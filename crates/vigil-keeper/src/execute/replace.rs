@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
+use vigil_core::event::EventKind;
 use vigil_core::ids::NodeId;
 use vigil_core::node::step::StepDone;
 use vigil_core::wal::Position;
@@ -82,7 +83,15 @@ impl Executor {
         let local = &self.local;
         if let Some(keep) = keep {
             match self.keep_wal(keep).await {
-                Ok(_) => {}
+                Ok(Some(kept)) => {
+                    let text = format!(
+                        "{} is cloned anew; its old WAL from {keep} on is in {}",
+                        self.record.name,
+                        kept.dir.display()
+                    );
+                    local.notice(EventKind::Rejoin, text);
+                }
+                Ok(None) => {}
                 // A directory that is beyond reading has nothing to keep.
                 Err(error) => tracing::warn!("cannot keep WAL of the old data: {error:#}"),
             }

@@ -135,7 +135,7 @@ impl pb::keepers_server::Keepers for Server {
                 let input = match KeeperMessage::try_from(message).unwrap() {
                     KeeperMessage::Hello(hello) => {
                         let fresh_id = NodeId(memory.next_id.fetch_add(1, Ordering::Relaxed));
-                        GroupInput::Hello { stream, hello, fresh_id }
+                        GroupInput::Hello { stream, hello: *hello, fresh_id }
                     }
                     KeeperMessage::Report { counter, report } => {
                         let _ = outbox.try_send(Ok(MonitorMessage::Heard { counter }.into()));

@@ -180,8 +180,13 @@ impl Admin {
                 "name it with --formation",
             )));
         };
-        for group in self.registry.select(selector).map_err(refused)? {
-            self.ask(&group, command.clone()).await?;
+        let groups = self.registry.select(selector).map_err(refused)?;
+        // All or none: what one of them refuses is not begun in the others.
+        for group in &groups {
+            registry::check(group, command.clone()).await.map_err(declined)?;
+        }
+        for group in &groups {
+            self.ask(group, command.clone()).await?;
         }
         self.registry.set_formation(formation, command).await.map_err(declined)
     }

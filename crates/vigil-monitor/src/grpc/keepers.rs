@@ -68,13 +68,13 @@ async fn attend(
     let KeeperMessage::Hello(hello) = first.try_into().map_err(bad_message)? else {
         return Err(Status::invalid_argument("a keeper says hello first"));
     };
-    let Hello { formation, group, .. } = &hello;
+    let Hello { formation, group, .. } = &*hello;
     let key = GroupKey { formation: formation.clone(), group: *group };
     let handle = registry.for_keeper(&key).await.map_err(refused)?;
     let stream = registry.next_number();
     // However this ends, also by being dropped, the group learns of it.
     let _closes = Closes { handle: handle.clone(), stream };
-    post(&handle, Mail::Hello { stream, hello: Box::new(hello), outbox }).await?;
+    post(&handle, Mail::Hello { stream, hello, outbox }).await?;
     while let Some(message) = inbound.message().await? {
         let KeeperMessage::Report { counter, report } = message.try_into().map_err(bad_message)?
         else {

@@ -168,6 +168,22 @@ impl PgStore {
         .await
     }
 
+    /// Removes the record of a group. Its events stay.
+    pub async fn drop_group(&self, key: &GroupKey) -> Result<(), StoreError> {
+        self.on(&self.decisions, async |connection| {
+            let mut transaction = connection.begin().await?;
+            for statement in [
+                "delete from pgautofailover.node_status where formationid = $1 and groupid = $2",
+                "delete from pgautofailover.groups where formationid = $1 and groupid = $2",
+            ] {
+                let query = sqlx::query(statement).bind(&key.formation);
+                query.bind(key.group.cast_signed()).execute(&mut *transaction).await?;
+            }
+            transaction.commit().await
+        })
+        .await
+    }
+
     /// The newest events, oldest of them first.
     pub async fn events(
         &self,

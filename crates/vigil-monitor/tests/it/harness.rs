@@ -178,6 +178,8 @@ pub(crate) fn hello(name: &str, node_id: Option<NodeId>) -> Hello {
         system_id: None,
         promise: Epoch(0),
         rules_held: Vec::new(),
+        settings: None,
+        peers: Vec::new(),
         postgres_major: 15,
     }
 }
@@ -203,7 +205,9 @@ pub(crate) fn report() -> Report {
         usable: false,
         prepared: false,
         leaving: false,
+        delayed: false,
         problem: None,
+        notices: Vec::new(),
         doing: None,
         system_id: None,
     }

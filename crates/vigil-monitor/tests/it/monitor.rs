@@ -81,7 +81,7 @@ impl Keeper {
         let mut client = KeepersClient::connect(monitor.url()).await.unwrap();
         let (said, messages) = mpsc::channel(16);
         let heard = client.attend(ReceiverStream::new(messages)).await.unwrap().into_inner();
-        said.send(KeeperMessage::Hello(hello).into()).await.unwrap();
+        said.send(KeeperMessage::Hello(Box::new(hello)).into()).await.unwrap();
         Keeper { said, heard }
     }
 

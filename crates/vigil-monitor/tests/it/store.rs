@@ -29,6 +29,8 @@ fn group(version: u64) -> Group {
         candidate_priority: 50,
         replication_quorum: true,
         maintenance: false,
+        quarantine: None,
+        noticed: 0,
         dropped: false,
     };
     group.members.insert(NodeId(7), member);

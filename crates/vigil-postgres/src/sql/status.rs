@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use vigil_core::wal::{Lsn, Tli};
 
 use super::session::{Session, SqlError};
+use crate::limits::Limits;
 
 /// The server's own view of itself. `None` where it cannot or does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,6 +45,11 @@ pub struct SqlStatus {
     pub clients: u32,
     /// Microseconds since 1970 (UTC) at which the postmaster started.
     pub started_at_us: i64,
+    /// `recovery_min_apply_delay` is set.
+    pub delayed: bool,
+    /// Where it reads its configuration.
+    pub config_file: String,
+    pub limits: Limits,
 }
 
 /// `pg_stat_wal_receiver`.
@@ -174,7 +180,15 @@ SELECT json_build_object(
     'sync_waiters', (SELECT count(*) FROM activity WHERE wait_event = 'SyncRep'),
     'clients', (SELECT count(*) FROM activity
         WHERE backend_type = 'client backend' AND application_name <> 'pgvigil'),
-    'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8
+    'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
+    'config_file', current_setting('config_file'),
+    'delayed', current_setting('recovery_min_apply_delay') <> '0',
+    'limits', json_build_object(
+        'max_connections', current_setting('max_connections')::int,
+        'max_worker_processes', current_setting('max_worker_processes')::int,
+        'max_wal_senders', current_setting('max_wal_senders')::int,
+        'max_prepared_transactions', current_setting('max_prepared_transactions')::int,
+        'max_locks_per_transaction', current_setting('max_locks_per_transaction')::int)
 )::text
 FROM base, here";
 

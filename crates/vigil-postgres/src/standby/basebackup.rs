@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{StandbyError, Upstream};
+use super::{StandbyError, Upstream, tablespaces};
 use crate::durable;
 use crate::install::Installation;
 use crate::pgdata::{self, DataDir};
@@ -30,6 +30,9 @@ pub struct Cloned {
 /// the place of the old directory). It is made beside (`<pgdata>.clone`) and swapped in at the
 /// end; until then the old directory is untouched. On a mount point it is made in a subdirectory.
 ///
+/// Tablespaces go where the source has them, or into a directory inside of that place where an
+/// older copy is in the way.
+///
 /// Afterwards `pgvigil.conf` and `pg_hba.conf` are the *source's*: write them again before a start.
 /// Dropping the future kills `pg_basebackup` and leaves the old directory as it was.
 pub async fn basebackup(
@@ -52,6 +55,10 @@ pub async fn basebackup(
     if let Some(slot) = &upstream.slot {
         command.arg(format!("--slot={slot}"));
     }
+    let old_places = tablespaces::targets(pgdata);
+    for mapping in tablespaces::choose(upstream, pgdata).await? {
+        command.arg(mapping.option());
+    }
     command.arg("--pgdata").arg(place.dir());
     upstream.authenticate(&mut command);
     if let Err(e) = tool::run(command, within).await {
@@ -69,5 +76,8 @@ pub async fn basebackup(
     let is_something = !matches!(pgdata::inspect(pgdata)?, DataDir::Missing | DataDir::Empty);
     let old = (is_something && old_data == OldData::Keep).then(|| place::free_old_name(&place));
     place.move_in(old.as_deref())?;
+    if old.is_none() {
+        tablespaces::clear(&old_places, &tablespaces::targets(pgdata))?;
+    }
     Ok(Cloned { old })
 }

@@ -2,7 +2,9 @@
 
 use vigil_core::group::Settings;
 use vigil_core::ids::RuleId;
-use vigil_core::message::{Following, Goal, Hello, Order, Peer, Problem, Report, Sender, Welcome};
+use vigil_core::message::{
+    Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Welcome,
+};
 use vigil_core::rule::{Pledge, SyncRule};
 use vigil_core::wal::{Position, TimelineHistory};
 
@@ -24,6 +26,8 @@ message! {
         system_id,
         promise,
         rules_held,
+        settings,
+        peers,
         postgres_major,
     }
     Welcome { node_id, settings }
@@ -46,12 +50,21 @@ message! {
         usable,
         prepared,
         leaving,
+        delayed,
         problem,
+        notices,
         doing,
         system_id,
     }
     Order { epoch, seq, goal_state, goal, rules, peers, settings, replication_password }
-    Settings { number_sync_standbys, heartbeat_interval_ms, heartbeat_misses, member_gone_ms }
+    Settings {
+        number_sync_standbys,
+        heartbeat_interval_ms,
+        heartbeat_misses,
+        member_gone_ms,
+        max_failovers,
+        failover_window_ms,
+    }
     SyncRule { epoch, version, primary, members, acks }
     RuleId { epoch, version }
     Pledge { epoch, position, usable, fetching }
@@ -59,6 +72,7 @@ message! {
     TimelineHistory { tli, ancestors }
     Following { primary, epoch, streaming, wal_age_ms }
     Sender { name, streaming, flush, replay, reply_age_ms }
-    Problem { code, text }
-    Peer { id, name, host, port }
+    Problem { code, text, failures }
+    Notice { seq, kind, text }
+    Peer { id, name, host, port, candidate_priority, replication_quorum, maintenance }
 }

@@ -6,9 +6,6 @@ use crate::world::World;
 
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     let Moment::Acknowledged { host, tli, len } = moment else { return None };
-    if world.is_outlaw(*host) {
-        return None;
-    }
     let h = &world.hosts[*host];
     let name = &h.name;
     for (other, acked) in world.ghost.acknowledged(h.group) {

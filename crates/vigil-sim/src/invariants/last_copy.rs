@@ -6,7 +6,7 @@ use crate::world::World;
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     // A directory that is marked is of no use to anybody from then on, even before it is touched.
     let Moment::Saved { host, before, after } = moment else { return None };
-    if before.replacing.is_some() || after.replacing.is_none() {
+    if !before.is_whole() || after.replacing.is_none() || after.is_whole() {
         return None;
     }
     let h = &world.hosts[*host];

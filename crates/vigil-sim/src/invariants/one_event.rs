@@ -19,7 +19,10 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     let ended = before.episode.is_some() && begun(before) != begun(after);
     let told = closing.count();
     // A store that was put back goes on from what it hears: that episode is not told of.
-    let recovers = after.plan == Plan::Recovering || before.plan == Plan::Recovering;
+    let rebuilt = |e: &&vigil_core::event::Event| e.description.contains("was rebuilt");
+    let recovers = after.plan == Plan::Recovering
+        || before.plan == Plan::Recovering
+        || events.iter().any(|e| rebuilt(&e));
     if told != usize::from(ended) && !recovers {
         return Some(format!("{told} events tell of a change of the primary, ended: {ended}"));
     }

@@ -14,7 +14,9 @@ fn check_group(world: &World, group: usize) -> Option<String> {
     let store = &world.stores[group];
     let rules = &store.record.rules;
     // A store that was put back asks everybody before it elects.
-    if store.doubtful || rules.is_empty() || store.record.plan == Plan::Recovering {
+    let given_up = matches!(store.record.plan, Plan::Electing { accept_loss: true, .. });
+    let asks = store.doubtful || store.record.plan == Plan::Recovering;
+    if asks || rules.is_empty() || given_up {
         return None;
     }
     let hosts: Vec<usize> = world.of_group(group).map(|(i, _)| i).collect();

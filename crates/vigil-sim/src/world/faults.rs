@@ -20,6 +20,7 @@ pub(crate) enum Undo {
     Thaw { host: usize, pg_life: u64, keeper: bool },
     Unstick(usize),
     FastDisk(usize),
+    FastLink(usize),
     Calm,
     Monitor(usize),
     Wake(usize),
@@ -31,6 +32,28 @@ pub(crate) enum Undo {
 
 impl World {
     pub(super) fn fault(&mut self, number: usize) {
+        let Fault { group, amid, .. } = self.scenario.schedule[number];
+        if amid && matches!(self.stores[group].record.plan, Plan::Serving { .. }) {
+            self.armed.push(number);
+        } else {
+            self.strike(number);
+        }
+    }
+
+    /// A change of the primary has begun, or got on: what waited for that comes soon.
+    pub(super) fn strike_amid(&mut self, group: usize) {
+        let waits = |n: &usize| self.scenario.schedule[*n].group == group;
+        if let Some(at) = self.armed.iter().position(waits) {
+            let number = self.armed.remove(at);
+            let wait_ms = self.rng.range(0, 60) * self.rng.range(1, 6);
+            self.after(wait_ms, Event::Strike(number));
+        }
+    }
+
+    pub(super) fn strike(&mut self, number: usize) {
+        if self.healed {
+            return;
+        }
         let Fault { kind, group, target, detail, lasts_ms, .. } = self.scenario.schedule[number];
         let Some(victim) = self.victim(group, target) else { return };
         let plan = self.stores[group].record.plan.name();
@@ -100,6 +123,10 @@ impl World {
             Kind::SlowDisk => {
                 self.hosts[host].slow_disk = true;
                 self.after(lasts_ms, undo(Undo::FastDisk(host)));
+            }
+            Kind::SlowLink => {
+                self.hosts[host].lag_ms = 50 + detail % 700;
+                self.after(lasts_ms, undo(Undo::FastLink(host)));
             }
             Kind::LossyNet => {
                 self.net.lossy = true;
@@ -177,8 +204,11 @@ impl World {
                 self.after(lasts_ms, Event::Undo(Undo::Maintenance(host)));
                 Command::EnableMaintenance { node, allow_failover: detail.is_multiple_of(2) }
             }
-            // Nobody removes nodes from a group that has no primary.
-            Kind::Drop if !self.serves(group) => return,
+            // Nobody removes nodes from a group that has no primary, and with its last node a group
+            // ends.
+            Kind::Drop if !self.serves(group) || self.stores[group].record.members.len() < 2 => {
+                return;
+            }
             Kind::Drop => {
                 self.after(lasts_ms, Event::Undo(Undo::Rejoin(host)));
                 Command::DropNode { node, force: detail.is_multiple_of(4) }
@@ -224,6 +254,7 @@ impl World {
                     self.pump_in(host, 5);
                 }
             }
+            Undo::FastLink(host) => self.hosts[host].lag_ms = 0,
             Undo::FastDisk(host) => self.hosts[host].slow_disk = false,
             Undo::Calm => (self.net.lossy, self.net.repeats) = (false, false),
             Undo::Monitor(0) => {
@@ -347,6 +378,9 @@ impl World {
 
     /// A dropped node comes again with an empty disk.
     fn rejoin(&mut self, host: usize) {
+        if self.stores[self.hosts[host].group].doubtful {
+            return self.after(500, Event::Undo(Undo::Rejoin(host)));
+        }
         if self.hosts[host].left {
             self.hosts[host].left = false;
             self.forget_node(host);
@@ -369,6 +403,7 @@ impl World {
             let life = self.hosts[host].pg.life;
             self.hosts[host].powered = true;
             self.hosts[host].slow_disk = false;
+            self.hosts[host].lag_ms = 0;
             self.hosts[host].dies_after = None;
             self.thaw(host, life, true);
             self.undo(Undo::Unstick(host));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
-use vigil_core::ids::{NodeId, Now};
+use vigil_core::ids::{Epoch, NodeId, Now};
 use vigil_core::message::{Hello, Order};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::Step;
@@ -22,6 +22,8 @@ pub(crate) struct Running {
     pub(crate) cancelled: bool,
     /// Of the server when the step began.
     pub(crate) pg_life: u64,
+    /// Of the order by which it was begun.
+    pub(crate) epoch: Option<Epoch>,
     /// The first half of it is done.
     pub(crate) halfway: bool,
 }
@@ -47,6 +49,8 @@ pub(crate) struct Host {
     /// SIGSTOP of the keeper.
     pub(crate) keeper_frozen: bool,
     pub(crate) slow_disk: bool,
+    /// WAL comes and acknowledgements go only so late, in milliseconds.
+    pub(crate) lag_ms: u64,
     /// The keeper dies before it carries out this many more outputs.
     pub(crate) dies_after: Option<u64>,
     /// It has left the group for good.
@@ -66,8 +70,7 @@ impl Host {
 
     /// Whether an election may ever make use of its WAL.
     pub(crate) fn is_usable(&self) -> bool {
-        let whole = self.disk.replacing.is_none() && self.disk.copied_from.is_none();
-        self.pg.exists && !self.torn && whole
+        self.pg.exists && !self.torn && self.disk.is_whole()
     }
 
     pub(crate) fn is_member(&self, id: NodeId) -> bool {
@@ -99,6 +102,7 @@ impl World {
             powered: true,
             keeper_frozen: false,
             slow_disk: false,
+            lag_ms: 0,
             dies_after: None,
             left: false,
             pumping: false,
@@ -139,7 +143,7 @@ impl World {
         if let Some(standby) = h.pg.standby_mut()
             && let Some(conf) = &mut standby.conf
         {
-            conf.1 = vigil_core::ids::Epoch(0);
+            conf.1 = Epoch(0);
         }
         self.note_host(host, "keeper", || "starts".into());
         self.look_soon(host);
@@ -194,6 +198,8 @@ impl World {
             system_id: h.pg.exists.then_some(1),
             promise: record.promise,
             rules_held: record.rules_held.clone(),
+            settings: Some(record.settings),
+            peers: record.peers.clone(),
             postgres_major: 17,
         };
         self.send_up(stream, ToMonitor::Hello(Box::new(hello)));
@@ -212,8 +218,8 @@ impl World {
             format!("e{epoch} s{seq} {} {:?}", order.goal_state, order.goal)
         });
         self.feed(host, NodeInput::Order(order));
-        let now = self.hosts[host].driver.as_ref().and_then(|d| d.order()).map(|o| o.seq);
-        if now == Some(seq) {
+        let now = self.hosts[host].driver.as_ref().and_then(|d| d.order());
+        if now.is_some_and(|o| (o.epoch, o.seq) == (epoch, seq)) {
             self.witness(&Moment::Obeyed { host, epoch, promise, seq, before });
         }
     }

@@ -13,6 +13,9 @@ use crate::invariants::{Moment, loss_accepted};
 /// A store that failed is left alone for so long, in milliseconds.
 const PAUSE_MS: u64 = 100;
 
+/// The store is looked at so often, in milliseconds.
+const LOOK_MS: u64 = 5000;
+
 /// One group in a monitor's process.
 pub(crate) struct Cell {
     pub(crate) driver: GroupDriver,
@@ -20,12 +23,14 @@ pub(crate) struct Cell {
     version: u64,
     /// The outcome of a commit is not known.
     unsure: bool,
+    /// The store is looked at from time to time, in case that another process writes to it.
+    look_ms: u64,
     pause_until_ms: u64,
 }
 
 impl Cell {
     fn new(driver: GroupDriver, version: u64) -> Self {
-        Cell { driver, version, unsure: false, pause_until_ms: 0 }
+        Cell { driver, version, unsure: false, look_ms: 0, pause_until_ms: 0 }
     }
 }
 
@@ -165,6 +170,10 @@ impl World {
         let now_ms = self.now_ms;
         let store = &self.stores[group];
         let cell = &mut self.monitors[monitor].cells[group];
+        if now_ms >= cell.look_ms {
+            cell.unsure |= cell.look_ms > 0;
+            cell.look_ms = now_ms + LOOK_MS;
+        }
         if !cell.unsure {
             return true;
         }
@@ -237,8 +246,12 @@ impl World {
         if !matches!(after.plan, Plan::Recovering | Plan::Forming { .. }) {
             store.doubtful = false;
         }
+        let amid = before.plan != after.plan && !matches!(after.plan, Plan::Serving { .. });
         if output.record.is_some() {
             store.past.push(before);
+        }
+        if amid {
+            self.strike_amid(group);
         }
     }
 

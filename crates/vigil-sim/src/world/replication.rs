@@ -26,7 +26,7 @@ impl World {
             let attached = self.hosts[standby].pg.standby().and_then(|s| s.receiver);
             if attached == Some((host, life)) && !self.hosts[standby].pumping {
                 self.hosts[standby].pumping = true;
-                let wait_ms = self.latency();
+                let wait_ms = self.latency() + self.hosts[standby].lag_ms;
                 self.after(wait_ms, Event::Pump { host: standby });
             }
         }
@@ -212,7 +212,7 @@ impl World {
     /// Commits whose acknowledgements are there are answered.
     pub(super) fn acknowledge(&mut self, host: usize) {
         let pg = &self.hosts[host].pg;
-        if pg.writer().is_none() || pg.frozen {
+        if pg.writer().is_none() || pg.frozen || self.is_outlaw(host) {
             return;
         }
         let group = self.hosts[host].group;

@@ -75,8 +75,8 @@ impl World {
             self.tidy_up(group);
             let record = &self.stores[group].record;
             let named = record.rules.iter().flat_map(|r| r.members.iter().chain([&r.primary]));
-            let missing =
-                named.chain(record.members.keys()).any(|id| self.host_of(group, *id).is_none());
+            let gone = |id| self.host_of(group, id).is_none_or(|host| self.hosts[host].left);
+            let missing = named.chain(record.members.keys()).any(|id| gone(*id));
             if after_ms > 2 * OPERATOR_MS && missing {
                 self.accept_loss(group);
             }
@@ -124,6 +124,7 @@ impl World {
     fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(number) => self.fault(number),
+            Event::Strike(number) => self.strike(number),
             Event::Undo(undo) => self.undo(undo),
             Event::StartKeeper { host, life } => self.start_keeper(host, life),
             Event::Connect { host, life } => self.connect(host, life),

@@ -2,6 +2,7 @@
 
 use vigil_core::driver::node::{NodeDriver, NodeInput};
 use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::step::{Step, StepDone};
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
@@ -72,9 +73,11 @@ impl World {
             Step::Clone { keep: Some(_), .. } => self.hosts[host].kept_from = Some(0),
             _ => {}
         }
+        let epoch = self.order_epoch(host);
         let h = &mut self.hosts[host];
         let (begun_ms, pg_life) = (self.now_ms, h.pg.life);
-        h.step = Some(Running { id, step, begun_ms, cancelled: false, pg_life, halfway: false });
+        h.step =
+            Some(Running { id, step, begun_ms, cancelled: false, pg_life, epoch, halfway: false });
         let life = h.keeper_life;
         self.after(took_ms, Event::StepEnds { host, life, id });
     }
@@ -90,7 +93,7 @@ impl World {
     /// The keeper died in the middle: what it had begun may or may not come to its end.
     pub(super) fn abandon(&mut self, host: usize, running: &Running) {
         if running.step == Step::StartStandby && self.rng.chance(50) {
-            let _ = self.execute(host, &running.step);
+            let _ = self.execute(host, &running.step, running.epoch);
         }
     }
 
@@ -111,7 +114,7 @@ impl World {
         let result = match () {
             () if running.cancelled => no("cancelled"),
             () if killed => no("Postgres has ended"),
-            () => self.execute(host, &running.step),
+            () => self.execute(host, &running.step, running.epoch),
         };
         self.note_host(host, "step ends", || {
             let outcome = result.as_ref().err().map_or("ok", String::as_str);
@@ -139,8 +142,11 @@ impl World {
             self.lose_receiver(host);
         }
         self.stirred = true;
-        self.hosts[host].step.as_mut()?.halfway = true;
         self.look_soon(host);
+        if broken(Mutation::PledgeByReload) {
+            return None;
+        }
+        self.hosts[host].step.as_mut()?.halfway = true;
         Some(self.rng.range(5, 30))
     }
 
@@ -148,7 +154,7 @@ impl World {
         self.hosts[host].driver.as_ref().and_then(NodeDriver::order).map(|o| o.epoch)
     }
 
-    fn execute(&mut self, host: usize, step: &Step) -> Outcome {
+    fn execute(&mut self, host: usize, step: &Step, epoch: Option<Epoch>) -> Outcome {
         let now_ms = self.now_ms;
         let pg = &mut self.hosts[host].pg;
         match step {
@@ -171,7 +177,7 @@ impl World {
                 self.start(host, Run::Standby(Standby::started(len, behind, now_ms, done_ms)))
             }
             Step::StartFollowing { primary } => {
-                let Some(epoch) = self.order_epoch(host) else { return no("no order") };
+                let Some(epoch) = epoch else { return no("no order") };
                 self.start(host, Run::Starting { source: (*primary, epoch) })?;
                 self.pump_in(host, 20);
                 Ok(StepDone::Plain)
@@ -190,13 +196,15 @@ impl World {
                 Ok(StepDone::Plain)
             }
             Step::DropReceiver { .. } => {
-                self.lose_receiver(host);
+                if !broken(Mutation::PledgeByReload) {
+                    self.lose_receiver(host);
+                }
                 match self.hosts[host].pg.standby() {
                     Some(_) => Ok(StepDone::Plain),
                     None => no("not a standby"),
                 }
             }
-            Step::Follow { primary } => self.follow(host, *primary),
+            Step::Follow { primary } => self.follow(host, *primary, epoch),
             Step::FastForward { source, until } => self.fetch(host, *source, until.lsn),
             Step::Promote { rule, .. } | Step::PutRule { rule } => {
                 let obeys = pg.writer().is_some_and(|w| w.rule == *rule);
@@ -222,8 +230,8 @@ impl World {
         Ok(StepDone::Plain)
     }
 
-    fn follow(&mut self, host: usize, primary: NodeId) -> Outcome {
-        let Some(epoch) = self.order_epoch(host) else { return no("no order") };
+    fn follow(&mut self, host: usize, primary: NodeId, epoch: Option<Epoch>) -> Outcome {
+        let Some(epoch) = epoch else { return no("no order") };
         let Some(standby) = self.hosts[host].pg.standby_mut() else { return no("not a standby") };
         standby.conf = Some((primary, epoch));
         self.pump_in(host, 1);
@@ -263,7 +271,7 @@ impl World {
         let when_ms = match self.rng.range(0, 99) {
             0..=2 => return,
             // Slower than the step waits.
-            3..=12 => middle_ms + self.rng.range(300, 4000),
+            3..=17 => middle_ms + self.rng.range(300, 7000),
             _ => middle_ms,
         };
         let pg_life = self.hosts[host].pg.life;

@@ -1,0 +1,188 @@
+//! What running a group asks of the decisions: maintenance, leaving, coming back.
+
+use vigil_core::command::{Command, RefusalCode};
+use vigil_core::driver::group::{GroupInput, GroupOutput};
+use vigil_core::event::EventKind;
+use vigil_core::group::Plan;
+use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::message::{Goal, Report, Server};
+use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::{Circumstances, Next, next_step};
+use vigil_core::state::NodeState;
+
+use crate::support::{
+    Monitor, at, cluster, hello, order, pledged_report, primary_report, record, standby_report,
+};
+
+fn drop_node(node: &str, force: bool) -> Command {
+    Command::DropNode { node: node.into(), force }
+}
+
+fn enable(node: &str, allow_failover: bool) -> Command {
+    Command::EnableMaintenance { node: node.into(), allow_failover }
+}
+
+/// Node 1 alone, as primary.
+fn group_of_one() -> Monitor {
+    let mut monitor = Monitor::new(|s| {
+        s.group.rules[0].members.clear();
+        s.group.rules[0].acks = 0;
+    });
+    for (stream, name) in [(2, "node2"), (3, "node3")] {
+        monitor.take(GroupInput::Closed { stream, node: NodeId(stream.cast_signed()) });
+        monitor.command(drop_node(name, true)).0.unwrap();
+    }
+    monitor
+}
+
+fn goal(out: &GroupOutput, n: i64) -> Option<Goal> {
+    let order = out.orders.iter().rev().find(|(_, id, _)| *id == NodeId(n));
+    order.map(|(_, _, order)| order.goal.clone())
+}
+
+/// The primary of a group hands over first: it pledges by stopping, as in every switchover, and is
+/// in maintenance only when the other one serves.
+#[test]
+fn a_primary_enters_maintenance_after_it_has_handed_over() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let (reply, _) = monitor.command(enable("node1", true));
+    assert_eq!(reply.unwrap(), "node1 hands over to node2, then enters maintenance");
+    let in_maintenance =
+        |m: &Monitor| m.driver.group().members.get(&NodeId(1)).unwrap().maintenance;
+    assert!(!in_maintenance(&monitor), "it still serves");
+    let out = monitor.report(1, Report { prepared: true, ..primary_report(&rule, &[2, 3]) });
+    assert!(matches!(goal(&out, 1), Some(Goal::Pledge { .. })), "{out:?}");
+    let mut stopped = pledged_report(2, at(1, 6001));
+    stopped.server = Server::Stopped;
+    monitor.report(1, stopped);
+    monitor.report(2, pledged_report(2, at(1, 6100)));
+    monitor.report(3, pledged_report(2, at(1, 6100)));
+    let new = monitor.rule();
+    assert_eq!(new.primary, NodeId(2));
+    let out = monitor.report(2, primary_report(&new, &[3]));
+    assert!(in_maintenance(&monitor));
+    let kinds: Vec<EventKind> = out.events.iter().map(|e| e.kind).collect();
+    assert!(kinds.contains(&EventKind::Maintenance), "{kinds:?}");
+}
+
+/// What is undone has no effect left over.
+#[test]
+fn maintenance_of_a_primary_that_cannot_hand_over_is_called_off() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    monitor.command(enable("node1", true)).0.unwrap();
+    let mut events = Vec::new();
+    for _ in 0..20 {
+        monitor.ms += 490;
+        events.extend(monitor.report(1, primary_report(&rule, &[])).events);
+        for n in [2, 3] {
+            let mut gone = standby_report(&rule, 10);
+            gone.following.as_mut().unwrap().streaming = false;
+            events.extend(monitor.report(n, gone).events);
+        }
+    }
+    let group = monitor.driver.group();
+    assert_eq!(group.plan, Plan::Serving { primary: NodeId(1) });
+    assert!(!group.members.get(&NodeId(1)).unwrap().maintenance);
+    let said = events.iter().any(|e| e.description.contains("does not enter maintenance"));
+    assert!(said, "{events:?}");
+}
+
+/// A node in maintenance that a rule in flight names still pledges, but is not started for it.
+#[test]
+fn an_election_may_need_a_node_in_maintenance_but_never_starts_it() {
+    let mut monitor = Monitor::new(|s| {
+        s.report_mut(1).in_force = None;
+        s.edit(3, |m| m.maintenance = true);
+    });
+    assert!(monitor.rule().members.contains(&NodeId(3)), "no other rule is possible yet");
+    let mut down = primary_report(&monitor.rule(), &[]);
+    down.server = Server::Stopped;
+    let out = monitor.report(1, down);
+    let Some(Goal::Pledge { restart, .. }) = goal(&out, 3) else { panic!("{out:?}") };
+    assert!(!restart);
+}
+
+#[test]
+fn commits_are_not_blocked_by_a_command_that_could_have_been_refused() {
+    let set = |k| Command::SetSettings {
+        number_sync_standbys: Some(k),
+        heartbeat_interval_ms: None,
+        heartbeat_misses: None,
+    };
+    let mut monitor = Monitor::new(|_| {});
+    monitor.command(set(2)).0.unwrap();
+    for command in [enable("node3", false), enable("node1", true), drop_node("node3", false)] {
+        monitor.refuses(command, RefusalCode::Refused, "too few counted nodes");
+    }
+    monitor.command(set(1)).0.unwrap();
+    monitor.command(enable("node3", false)).0.unwrap();
+    monitor.refuses(enable("node2", false), RefusalCode::Refused, "too few counted nodes");
+    monitor.refuses(drop_node("node2", false), RefusalCode::Refused, "too few counted nodes");
+    // What counts for nothing may go.
+    monitor.command(drop_node("node3", false)).0.unwrap();
+    // An operator who insists is obeyed.
+    monitor.command(drop_node("node2", true)).0.unwrap();
+}
+
+/// The last one may leave, also as the primary; the next to come founds the group anew, above all
+/// that was.
+#[test]
+fn a_group_ends_with_its_last_node_and_begins_again() {
+    let mut monitor = group_of_one();
+    let (reply, out) = monitor.command(drop_node("node1", false));
+    reply.unwrap();
+    assert_eq!(goal(&out, 1), Some(Goal::Drop));
+    let mut stopped = primary_report(&monitor.rule(), &[]);
+    stopped.server = Server::Stopped;
+    monitor.report(1, stopped);
+    monitor.take(GroupInput::Closed { stream: 1, node: NodeId(1) });
+    let group = monitor.driver.group();
+    assert!(group.members.is_empty() && group.rules.is_empty(), "{group:?}");
+    assert_eq!((&group.plan, group.system_id), (&Plan::Forming { founder: None }, None));
+
+    let new = hello(1);
+    monitor.take(GroupInput::Hello { stream: 9, hello: new, fresh_id: NodeId(100) });
+    let mut report = crate::support::idle_report(0);
+    report.server = Server::NoData;
+    report.system_id = None;
+    monitor.take(GroupInput::Report { stream: 9, node: NodeId(100), report: Box::new(report) });
+    assert_eq!(monitor.rule().epoch, Epoch(2));
+}
+
+/// A group of one whose data is gone has not become an empty group: a new one is not founded in its
+/// place, and whoever takes the loss is obeyed.
+#[test]
+fn the_only_node_without_its_data_founds_nothing() {
+    let mut monitor = group_of_one();
+    monitor.take(GroupInput::Closed { stream: 1, node: NodeId(1) });
+    monitor.take(GroupInput::Hello { stream: 9, hello: hello(1), fresh_id: NodeId(100) });
+    for _ in 0..20 {
+        monitor.ms += 490;
+        let mut report = crate::support::idle_report(0);
+        (report.server, report.usable, report.system_id) = (Server::NoData, false, None);
+        let report = Box::new(report);
+        let out = monitor.take(GroupInput::Report { stream: 9, node: NodeId(100), report });
+        assert!(!matches!(goal(&out, 100), Some(Goal::Found { .. })), "{out:?}");
+    }
+    monitor.command(Command::Failover { allow_data_loss: true }).0.unwrap();
+}
+
+/// A keeper that is started again while its node is in maintenance leaves Postgres alone, with or
+/// without a monitor.
+#[test]
+fn a_keeper_remembers_that_its_node_is_in_maintenance() {
+    let mut record = record(2);
+    let down = Observed { data: cluster((1, 5000), false), server: ServerView::Down };
+    let memory = Circumstances::default();
+    let step =
+        |record: &vigil_core::node::record::NodeRecord| next_step(record, None, &down, &memory);
+    assert!(matches!(step(&record), Next::Do(_)), "a node boots by itself");
+    let mut told = order(1, 5, Goal::Stop);
+    told.goal_state = NodeState::Maintenance;
+    assert!(record.take_in(&told), "to be fsynced");
+    assert_eq!(step(&record), Next::Rest);
+    record.take_in(&order(1, 6, Goal::Wait));
+    assert!(matches!(step(&record), Next::Do(_)));
+}

@@ -1,0 +1,40 @@
+//! The one question that is asked of another node's server.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions, Connection};
+
+use super::session::SqlError;
+use crate::standby::Upstream;
+
+/// Where the tablespaces of `upstream` are, over there.
+pub(crate) async fn tablespaces(
+    upstream: &Upstream,
+    within: Duration,
+) -> Result<Vec<String>, SqlError> {
+    let what = "asking the primary for its tablespaces";
+    let mut options = PgConnectOptions::new_without_pgpass()
+        .host(&upstream.host)
+        .port(upstream.port)
+        .username(&upstream.user)
+        .database("postgres")
+        .application_name(&upstream.application_name)
+        .disable_statement_logging();
+    if let Some(password) = &upstream.password {
+        options = options.password(password);
+    }
+    let ask = async {
+        let mut connection = PgConnection::connect_with(&options).await?;
+        let sql = "SELECT pg_tablespace_location(oid) FROM pg_tablespace \
+                   WHERE pg_tablespace_location(oid) <> '' ORDER BY oid";
+        let places = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
+        // It has answered; how the connection ends does not matter.
+        let _ = connection.close().await;
+        Ok(places)
+    };
+    match tokio::time::timeout(within, ask).await {
+        Ok(answer) => answer.map_err(|source| SqlError::Query { what, source }),
+        Err(_) => Err(SqlError::Timeout { what, limit: within }),
+    }
+}
