@@ -4,7 +4,9 @@
 SERVICES=(postgres-primary postgres-replica1 postgres-replica2)
 NETWORK=postgres-cluster
 # Names that the compose file fixes, whoever started it.
+# shellcheck disable=SC2034 # for those who source this
 CONTAINERS=(pgaf-monitor "${SERVICES[@]}" postgres-exporter prometheus alertmanager grafana)
+# shellcheck disable=SC2034
 VOLUMES=(monitor_data "${SERVICES[@]}" prometheus_data alertmanager_data grafana_data)
 
 # --- docker compose ------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ suite_images() { need_images; }
 
 # What a user meets who lacks something: one clear line each.
 suite_preflight() {
-    local file=$WORK/wrong.env out port
+    local file=$WORK/wrong.env tool
     "$ROOT/scripts/health-check.sh"
     sed 's/^LOG_LEVEL=.*/LOG_LEVEL=chatty/; s/^POSTGRES_PASSWORD=.*/POSTGRES_PASSWORD=/; s/^PG_AUTOCTL_TIMEOUT=.*/PG_AUTOCTL_TIMEOUT=often/' "$ROOT/.env.test" >"$file"
     refuses 'LOG_LEVEL is `chatty`' env PGVIGIL_ENV_FILE="$file" scripts/health-check.sh
@@ -220,8 +220,7 @@ suite_lab_tests() { "$ROOT/scripts/lab-tests" --json "$WORK/lab-tests.json"; }
 
 # The last drill made two nodes anew: Prometheus has to find them, and rates need a minute of samples.
 suite_panels() {
-    local try
-    for try in {1..5}; do
+    for _ in {1..5}; do
         if "$ROOT/scripts/check-panels"; then return; fi
         sleep 20
     done

@@ -471,6 +471,27 @@ test_monitor_lost() {
     check_acks 1
 }
 
+# The monitor's and the first node's volumes are lost together. That node is the one that makes a
+# cluster where there is none: it must not, beside two that have the data.
+test_monitor_and_node_lost() {
+    local counts
+    await_settled
+    if [[ $(primary_service) == postgres-primary ]]; then
+        lab_pgctl perform-failover >/dev/null 2>&1
+        await_settled
+    fi
+    counts=$(count_rows "$(primary_service)")
+    compose stop >/dev/null 2>&1
+    compose rm -f pgaf-monitor postgres-primary >/dev/null 2>&1
+    docker volume rm monitor_data postgres-primary >/dev/null
+    compose up -d --no-build >/dev/null 2>&1
+    await_settled 120
+    detail "$(roles)"
+    [[ $(primary_node) != node1 ]] || fail "node1 is the primary, with nothing in it"
+    [[ $(count_rows "$(primary_service)") == "$counts" ]] || fail "the rows were $counts, they are $(count_rows "$(primary_service)")"
+    wait_for 20 same_counts postgres-primary "$counts" || fail "node1 has other rows than the primary"
+}
+
 # pg_dump on a standby, kept for 7 days; restored into a database beside it.
 test_backup() {
     local node file rows
@@ -550,6 +571,7 @@ test_last_resort() {
     docker stop -t 60 last-resort >/dev/null
     docker rm last-resort >/dev/null
     compose rm -f pgaf-monitor "${SERVICES[@]}" >/dev/null 2>&1
+    # shellcheck disable=SC2046 # two names
     docker volume rm monitor_data $(others_than "$node") >/dev/null
     compose up -d --no-build --no-deps pgaf-monitor "$node" >/dev/null 2>&1
     wait_for 60 is_primary_node "$(node_of "$node")" || fail "$node is not the primary of a new cluster: $(state_of "$node")"
