@@ -66,9 +66,10 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 }
 
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
-/// has been heard.
+/// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    if !awaited_in_recovery(group, facts, now).is_empty() {
+    let sure = is_still_in_power(group, facts, now);
+    if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }
     let Some(rule) = group.rule().cloned() else {
@@ -89,6 +90,19 @@ fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event
     }
     let text = "the monitor's record was rebuilt from what the keepers hold".to_owned();
     events.push(event(group, EventKind::Node, None, text));
+}
+
+/// The primary of the newest rule known leads under that very rule, and of its members so many
+/// have promised nothing later that no election can have been satisfied without it: whatever else
+/// was recorded in the meantime, it is still in power.
+fn is_still_in_power(group: &Group, facts: &Facts, now: Now) -> bool {
+    let Some(rule) = group.rule() else { return false };
+    let fresh = |id: NodeId| facts.fresh(id, &group.settings, now);
+    let loyal = |id: NodeId| fresh(id).is_some_and(|r| r.promise <= rule.epoch);
+    let leads = fresh(rule.primary).is_some_and(|r| {
+        still_leads(r, rule) && r.own_rule.as_ref() == Some(rule) && loyal(rule.primary)
+    });
+    leads && rule.members.iter().filter(|id| loyal(**id)).count() >= rule.acks as usize
 }
 
 /// Whom a recovering group still has to hear.
@@ -115,6 +129,7 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
     }
     if facts.report(primary).is_some_and(|r| r.leaving)
         && group.is_covered()
+        && group.episode.is_none()
         && let Some(to) = best_standby(group, facts, now)
     {
         begin_handover(group, primary, to, Cause::Leaving, None, now);
@@ -178,10 +193,10 @@ fn handover(
     events: &mut Vec<Event>,
 ) {
     let Some(rule) = group.rule().cloned() else { return };
-    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now) {
-        if can_be_won(group, facts, now).is_ok() {
-            begin_election(group, facts, cause, evidence, None, None, now);
-        }
+    if let Verdict::Lost { cause, evidence } = judge(group, facts, &rule, now)
+        && can_be_won(group, facts, now).is_ok()
+    {
+        begin_election(group, facts, cause, evidence, None, None, now);
         return;
     }
     let ready = facts.fresh(from, &group.settings, now).is_some_and(|r| r.prepared);
@@ -276,6 +291,9 @@ fn record_winner(
         );
         events.push(event(group, EventKind::Failover, Some(winner), text));
         group.rules.clear();
+        // What the winner does hold is not given up. A rule under which nothing can be acknowledged
+        // yet would bind no further election to it; this one does, until that is covered.
+        group.record_rule(epoch, winner, BTreeSet::new(), 0);
     }
     let stopped_ms = group.episode.as_ref().and_then(|e| e.from).and_then(|from| {
         facts

@@ -17,7 +17,7 @@ pub enum Verdict {
     Suspect {
         why: String,
     },
-    /// The monitor has not heard enough since it started.
+    /// The monitor has not heard enough since it started or woke up.
     Unknown,
     Lost {
         cause: Cause,
@@ -30,6 +30,9 @@ pub fn judge(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict
     let primary = rule.primary;
     let name = group.name_of(primary);
     let lost = |cause, evidence: String| Verdict::Lost { cause, evidence: vec![evidence] };
+    if facts.is_drowsy(&group.settings, now) {
+        return Verdict::Unknown;
+    }
     match facts.reach(primary, &group.settings, now) {
         Reach::Unknown => return Verdict::Unknown,
         Reach::Unreachable => return absent(group, facts, rule, now),

@@ -243,10 +243,6 @@ pub fn first_members(
     winner: NodeId,
     history: &TimelineHistory,
 ) -> BTreeSet<NodeId> {
-    if broken(Mutation::MemberUnpromised) {
-        let others = group.members.values().filter(|m| m.id != winner && counts(m));
-        return others.map(|m| m.id).collect();
-    }
     facts
         .pledges(epoch)
         .iter()

@@ -47,6 +47,8 @@ pub struct Facts {
     /// When the plan last changed.
     pub plan_since: Now,
     pub last_tick_ms: u64,
+    /// When the monitor last woke up from a sleep: what it reads next may be old.
+    pub woke_ms: Option<u64>,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
     /// When failovers were begun that no operator had asked for.
@@ -60,6 +62,7 @@ impl Facts {
             started_ms: now.mono_ms,
             plan_since: now,
             last_tick_ms: now.mono_ms,
+            woke_ms: None,
             rule_since_ms: now.mono_ms,
             failovers_ms: Vec::new(),
         }
@@ -99,6 +102,12 @@ impl Facts {
             None if now.mono_ms.saturating_sub(self.started_ms) <= silence_ms => Reach::Unknown,
             Some(_) | None => Reach::Unreachable,
         }
+    }
+
+    /// Whether reports may still come in that were sent while the monitor slept.
+    pub fn is_drowsy(&self, settings: &Settings, now: Now) -> bool {
+        let awake = |since: u64| now.mono_ms.saturating_sub(since);
+        self.woke_ms.is_some_and(|since| awake(since) <= settings.heartbeat_interval_ms)
     }
 
     pub fn is_reachable(&self, id: NodeId, settings: &Settings, now: Now) -> bool {
@@ -186,6 +195,7 @@ impl Facts {
         if gap <= settings.heartbeat_interval_ms.max(500) {
             return;
         }
+        self.woke_ms = Some(now.mono_ms);
         for node in self.nodes.values_mut() {
             for at in [&mut node.heard_ms, &mut node.streamed_ms, &mut node.closed_ms] {
                 *at = at.map(|ms| (ms + gap).min(now.mono_ms));

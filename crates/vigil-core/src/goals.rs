@@ -58,6 +58,10 @@ struct Context<'a> {
 impl Context<'_> {
     fn goal_of(&self, member: &Member) -> Option<Assignment> {
         let group = self.group;
+        // Nothing in the record is known to be the newest, not even who is in maintenance.
+        if group.plan == Plan::Recovering {
+            return None;
+        }
         let rule = group.rule();
         let serving = rule.map_or(group.epoch, |r| r.epoch);
         let assign = |epoch, goal, state| Some(Assignment { epoch, goal, state });
@@ -120,7 +124,10 @@ impl Context<'_> {
         let report = self.facts.fresh(primary, &self.group.settings, self.now);
         let serves = report.filter(|r| still_leads(r, rule));
         let history = serves.and_then(|r| r.history.clone());
-        let open = self.group.is_covered() && serves.is_some_and(|r| r.rewind_source);
+        // After a loss was accepted S is one rule, and that one may not be covered yet: the episode
+        // tells.
+        let covered = self.group.is_covered() && self.group.episode.is_none();
+        let open = covered && serves.is_some_and(|r| r.rewind_source);
         Some(follow(rule, history, open))
     }
 

@@ -7,7 +7,6 @@ use crate::facts::Facts;
 use crate::group::{Group, Member};
 use crate::ids::{NodeId, Now};
 use crate::message::Report;
-use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 
@@ -29,11 +28,10 @@ pub fn is_countable(group: &Group, facts: &Facts, rule: &SyncRule, id: NodeId, n
     let Some(member) = group.members.get(&id) else { return false };
     let Some(report) = facts.fresh(id, &group.settings, now) else { return false };
     let Some(primary) = facts.fresh(rule.primary, &group.settings, now) else { return false };
-    let unpromised = broken(Mutation::MemberUnpromised);
-    let follows = report.following.is_some_and(|f| {
-        f.primary == rule.primary && (f.epoch == rule.epoch || unpromised) && f.streaming
-    });
-    let promised = report.promise == rule.epoch || unpromised;
+    let follows = report
+        .following
+        .is_some_and(|f| f.primary == rule.primary && f.epoch == rule.epoch && f.streaming);
+    let promised = report.promise == rule.epoch;
     counts(member) && promised && follows && !report.leaving && close(primary, &member.name)
 }
 

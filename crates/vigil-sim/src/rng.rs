@@ -22,6 +22,11 @@ impl Rng {
         low + self.draw() % (high - low + 1)
     }
 
+    /// An index into something of `length`.
+    pub fn below(&mut self, length: usize) -> usize {
+        usize::try_from(self.range(0, length.max(1) as u64 - 1)).unwrap_or(0)
+    }
+
     /// True in `percent` of 100 cases.
     pub fn chance(&mut self, percent: u64) -> bool {
         self.draw() % 100 < percent

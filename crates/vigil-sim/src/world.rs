@@ -1,254 +1,293 @@
-//! The world: hosts, links, disks, time, clients, faults; and what must always hold.
+//! The world: hosts, links, disks, time, clients. Everything that happens is an entry of one queue.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 
-use vigil_core::driver::group::GroupDriver;
-use vigil_core::driver::node::NodeDriver;
-use vigil_core::group::{Group, Plan, Settings};
+use vigil_core::group::{Group, Settings};
 use vigil_core::ids::{GroupKey, NodeId, Now};
-use vigil_core::message::{Hello, Order, Report};
-use vigil_core::node::record::NodeRecord;
-use vigil_core::node::step::Step;
 
-use crate::postgres::Postgres;
+use crate::coverage::Coverage;
+use crate::invariants::{self, Ghost, Moment};
 use crate::rng::Rng;
+use crate::scenario::Scenario;
 
 mod clients;
 mod faults;
-mod links;
+mod host;
+mod monitor;
+mod net;
+mod replication;
+mod run;
 mod steps;
 
-/// Simulated time moves in these steps, in milliseconds.
-const TICK_MS: u64 = 5;
+pub(crate) use host::Host;
+pub(crate) use monitor::Monitor;
+use net::{Net, Stream, ToKeeper};
+use steps::Effect;
 
 /// How a run goes wrong.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     pub at_ms: u64,
+    /// The invariant, by its file's name.
+    pub invariant: &'static str,
     pub what: String,
 }
 
-/// What a run did, for coverage.
-#[derive(Clone, Debug, Default)]
-pub struct Stats {
-    pub commits: u64,
-    pub faults: u64,
-    pub elections: u64,
-    pub promotions: u64,
-    pub rewinds: u64,
-    pub clones: u64,
-    pub fetches: u64,
-    pub renewals: u64,
+/// What may happen next.
+pub(crate) enum Event {
+    Fault(usize),
+    Strike(usize),
+    Undo(faults::Undo),
+    StartKeeper {
+        host: usize,
+        life: u64,
+    },
+    Connect {
+        host: usize,
+        life: u64,
+    },
+    /// Valid only if the host still wants it at this very time.
+    Look {
+        host: usize,
+    },
+    Wake {
+        host: usize,
+    },
+    StepEnds {
+        host: usize,
+        life: u64,
+        id: u64,
+    },
+    /// A step's effect on Postgres, in a certain life of it.
+    Effect {
+        host: usize,
+        pg_life: u64,
+        effect: Effect,
+    },
+    /// Messages of a stream are due.
+    Up {
+        stream: u64,
+    },
+    Down {
+        stream: u64,
+    },
+    Stray {
+        stream: u64,
+        message: ToKeeper,
+    },
+    LostAtKeeper {
+        stream: u64,
+    },
+    ClosedAtMonitor {
+        stream: u64,
+    },
+    MonitorTick {
+        monitor: usize,
+        life: u64,
+    },
+    Client {
+        group: usize,
+    },
+    /// The receiver of this standby gets on.
+    Pump {
+        host: usize,
+    },
+    /// A standby's word arrives at a walsender.
+    Told {
+        primary: usize,
+        pg_life: u64,
+        standby: usize,
+        flushed: u64,
+    },
+    /// A walsender notices that its standby has gone.
+    Gone {
+        primary: usize,
+        pg_life: u64,
+        standby: usize,
+    },
 }
 
-enum ToMonitor {
-    Hello(Box<Hello>),
-    Report(Box<Report>),
+struct Entry {
+    at_ms: u64,
+    number: u64,
+    event: Event,
 }
 
-enum ToKeeper {
-    Welcome(NodeId),
-    Order(Box<Order>),
-    Heard,
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.number == other.number
+    }
 }
 
-struct Host {
-    id: Option<NodeId>,
-    name: String,
-    driver: Option<NodeDriver>,
-    /// The state file.
-    disk: NodeRecord,
-    pg: Postgres,
-    /// Of the stream, as the keeper sees it.
-    stream: Option<u64>,
-    next_connect_ms: u64,
-    next_look_ms: u64,
-    step: Option<(u64, Step, u64)>,
-    /// The host's cable.
-    cut: bool,
-    /// Only the way to the monitor.
-    muted: bool,
-    frozen_until_ms: u64,
+impl Eq for Entry {}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        (self.at_ms, self.number).cmp(&(other.at_ms, other.number))
+    }
+}
+
+/// One group's store, as the monitor's Postgres has it.
+pub(crate) struct Store {
+    pub(crate) record: Group,
+    /// Every record that was committed before.
+    past: Vec<Group>,
+    fails: bool,
+    /// Put back or lost, and not yet made good by what keepers told.
+    pub(crate) doubtful: bool,
 }
 
 /// The whole world of one seed.
 pub struct World {
     pub now_ms: u64,
+    pub(crate) scenario: Scenario,
     rng: Rng,
-    hosts: Vec<Host>,
-    monitor: Option<GroupDriver>,
-    store: Group,
-    next_id: i64,
+    queue: BinaryHeap<Reverse<Entry>>,
+    entries: u64,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) stores: Vec<Store>,
+    pub(crate) monitors: Vec<Monitor>,
+    pub(crate) net: Net,
+    streams: BTreeMap<u64, Stream>,
     next_stream: u64,
-    streams: BTreeMap<u64, usize>,
-    up: VecDeque<(u64, u64, usize, ToMonitor)>,
-    down: VecDeque<(u64, u64, usize, ToKeeper)>,
-    next_monitor_tick_ms: u64,
-    /// Highest acknowledged record count per timeline.
-    acked: BTreeMap<u32, usize>,
-    promoted: BTreeSet<(u64, usize)>,
+    next_id: i64,
+    next_command: u64,
+    /// Faults that wait for a change of the primary.
+    armed: Vec<usize>,
+    /// The faults are over.
+    healed: bool,
     /// Clients have stopped writing.
     quiet: bool,
-    pub stats: Stats,
+    /// Something changed that the standing invariants look at.
+    stirred: bool,
+    pub(crate) ghost: Ghost,
+    pub coverage: Coverage,
     pub trace: Vec<String>,
-    pub tracing: bool,
+    tracing: bool,
     pub violation: Option<Violation>,
 }
 
 impl World {
-    pub fn new(seed: u64, nodes: usize, sync: u32) -> Self {
-        let settings = Settings {
+    pub fn new(scenario: Scenario, tracing: bool) -> Self {
+        let settings = |sync| Settings {
             number_sync_standbys: sync,
-            heartbeat_interval_ms: 1000,
+            heartbeat_interval_ms: scenario.heartbeat_ms,
+            heartbeat_misses: scenario.misses,
             ..Settings::default()
         };
-        let key = GroupKey { formation: "default".into(), group: 0 };
-        let store = Group::new(key, settings, "secret".to_owned());
-        let hosts = (0..nodes)
-            .map(|i| Host {
-                id: None,
-                name: format!("node{}", i + 1),
-                driver: None,
-                disk: NodeRecord::new("default".into(), 0, format!("node{}", i + 1)),
-                pg: Postgres::none(),
-                stream: None,
-                next_connect_ms: i as u64 * 500,
-                next_look_ms: 0,
-                step: None,
-                cut: false,
-                muted: false,
-                frozen_until_ms: 0,
-            })
-            .collect();
-        World {
-            now_ms: 1000,
-            rng: Rng::new(seed),
-            hosts,
-            monitor: None,
-            store,
-            next_id: 1,
-            next_stream: 1,
+        let stores = scenario.groups.iter().zip(0u32..).map(|(plan, group)| {
+            let key = GroupKey { formation: "default".into(), group };
+            let settings = settings(plan.number_sync_standbys);
+            Store {
+                record: Group::new(key, settings, "secret".to_owned()),
+                past: Vec::new(),
+                fails: false,
+                doubtful: false,
+            }
+        });
+        let stores: Vec<Store> = stores.collect();
+        let mut world = World {
+            now_ms: 1_000,
+            rng: Rng::new(scenario.seed),
+            queue: BinaryHeap::new(),
+            entries: 0,
+            hosts: Vec::new(),
+            ghost: Ghost::new(scenario.groups.len()),
+            stores,
+            monitors: vec![Monitor::down(), Monitor::down()],
+            net: Net::default(),
             streams: BTreeMap::new(),
-            up: VecDeque::new(),
-            down: VecDeque::new(),
-            next_monitor_tick_ms: 0,
-            acked: BTreeMap::new(),
-            promoted: BTreeSet::new(),
+            next_stream: 1,
+            next_id: 1,
+            next_command: 1,
+            armed: Vec::new(),
+            healed: false,
             quiet: false,
-            stats: Stats::default(),
+            stirred: false,
+            coverage: Coverage::default(),
             trace: Vec::new(),
-            tracing: false,
+            tracing,
             violation: None,
+            scenario,
+        };
+        for (group, plan) in world.scenario.groups.clone().iter().enumerate() {
+            for node in &plan.nodes {
+                world.add_host(group, *node);
+            }
         }
+        world
     }
 
-    fn now(&self) -> Now {
+    /// The monitor's clock, and that of the trace.
+    pub(crate) fn now(&self) -> Now {
         Now { mono_ms: self.now_ms, wall_ms: 1_700_000_000_000 + self.now_ms.cast_signed() }
     }
 
-    fn note(&mut self, text: impl FnOnce() -> String) {
+    fn at(&mut self, at_ms: u64, event: Event) {
+        self.entries += 1;
+        let entry = Entry { at_ms: at_ms.max(self.now_ms), number: self.entries, event };
+        self.queue.push(Reverse(entry));
+    }
+
+    fn after(&mut self, ms: u64, event: Event) {
+        self.at(self.now_ms + ms, event);
+    }
+
+    /// How long a packet takes, in milliseconds.
+    fn latency(&mut self) -> u64 {
+        self.rng.range(0, 6)
+    }
+
+    /// One line of the trace: when, who, what, and the details.
+    pub(crate) fn note(&mut self, who: &str, what: &str, details: impl FnOnce() -> String) {
         if self.tracing {
-            let line = format!("{:>8} {}", self.now_ms, text());
+            let line = format!("{:>8}  {who:<8}  {what:<12}  {}", self.now_ms, details());
             self.trace.push(line);
         }
     }
 
-    fn fail(&mut self, what: String) {
+    fn note_host(&mut self, host: usize, what: &str, details: impl FnOnce() -> String) {
+        if self.tracing {
+            let name = self.hosts[host].name.clone();
+            self.note(&name, what, details);
+        }
+    }
+
+    /// The first violation is what a run ends with.
+    pub(crate) fn fail(&mut self, invariant: &'static str, what: String) {
         if self.violation.is_none() {
-            self.note(|| format!("VIOLATION {what}"));
-            self.violation = Some(Violation { at_ms: self.now_ms, what });
+            self.note("world", "VIOLATION", || format!("{invariant}: {what}"));
+            self.violation = Some(Violation { at_ms: self.now_ms, invariant, what });
         }
     }
 
-    /// Runs a whole seed: form, faults, heal; checks safety always and liveness at the end.
-    pub fn run(&mut self, faults: u64) {
-        self.monitor = Some(GroupDriver::new(self.store.clone(), self.now()));
-        self.go_until(60_000, World::is_healthy);
-        if !self.is_healthy() {
-            self.fail("the group did not form".into());
+    /// Shows something that happened to the invariants, then remembers it.
+    pub(crate) fn witness(&mut self, moment: &Moment<'_>) {
+        self.stirred = true;
+        if let Some((invariant, what)) = invariants::broken_by(self, moment) {
+            self.fail(invariant, what);
         }
-        for _ in 0..faults {
-            if self.violation.is_some() {
-                return;
-            }
-            let pause = self.rng.range(0, 6000);
-            self.go(pause);
-            self.fault();
-        }
-        self.heal();
-        let end = self.now_ms + 90_000;
-        let mut since = self.now_ms;
-        while self.now_ms < end && self.violation.is_none() && self.now_ms - since < 5000 {
-            self.tick();
-            if !self.is_healthy() {
-                since = self.now_ms;
-            }
-        }
-        if !self.is_healthy() {
-            let plan = format!("{:?}", self.store.plan);
-            self.fail(format!("not healthy 90 s after the last fault ended: plan {plan}"));
-        }
-        self.quiet = true;
-        self.go(1000);
-        self.check_everywhere();
+        self.ghost.remember(moment);
     }
 
-    fn go(&mut self, ms: u64) {
-        let end = self.now_ms + ms;
-        while self.now_ms < end && self.violation.is_none() {
-            self.tick();
-        }
+    pub(crate) fn host_of(&self, group: usize, id: NodeId) -> Option<usize> {
+        self.hosts.iter().position(|h| h.group == group && h.disk.node_id == Some(id))
     }
 
-    fn go_until(&mut self, ms: u64, done: impl Fn(&World) -> bool) {
-        let end = self.now_ms + ms;
-        while self.now_ms < end && self.violation.is_none() && !done(self) {
-            self.tick();
-        }
+    /// The hosts of a group.
+    pub(crate) fn of_group(&self, group: usize) -> impl Iterator<Item = (usize, &Host)> {
+        self.hosts.iter().enumerate().filter(move |(_, h)| h.group == group)
     }
 
-    /// One primary that the monitor serves, everybody else streaming from it, nothing in flight.
-    pub fn is_healthy(&self) -> bool {
-        let Plan::Serving { primary } = self.store.plan else { return false };
-        let Some(p) = self.hosts.iter().position(|h| h.id == Some(primary)) else { return false };
-        let counted = self.store.rule().is_some_and(|r| r.members.len() == self.hosts.len() - 1);
-        self.hosts[p].pg.is_primary()
-            && self.store.is_covered()
-            && self.store.episode.is_none()
-            && (counted || self.hosts.len() == 1)
-            && self
-                .hosts
-                .iter()
-                .enumerate()
-                .all(|(i, h)| i == p || self.streams_from(i, p) && h.driver.is_some())
-    }
-
-    /// The monitor's view, for traces.
-    pub fn monitor_view(&self) -> Vec<String> {
-        let Some(monitor) = &self.monitor else { return Vec::new() };
-        let view = monitor.view(self.now(), &|ms| ms.to_string());
-        let mut lines: Vec<String> = view.nodes.iter().map(|n| format!("{n:?}")).collect();
-        lines.push(format!("{:?} {:?} {:?}", view.waiting_on, view.alerts, view.findings));
-        for (id, node) in &monitor.facts().nodes {
-            lines.push(format!("{id}: {node:?}"));
-        }
-        lines
-    }
-
-    fn streams_from(&self, standby: usize, primary: usize) -> bool {
-        let (s, p) = (&self.hosts[standby], &self.hosts[primary]);
-        s.pg.upstream().is_some() && s.pg.upstream() == p.id && s.pg.is_prefix_of(&p.pg)
-    }
-
-    fn linked(&self, a: usize, b: usize) -> bool {
-        a == b || !(self.hosts[a].cut || self.hosts[b].cut)
-    }
-
-    fn hears_monitor(&self, i: usize) -> bool {
-        !self.hosts[i].cut && !self.hosts[i].muted
-    }
-
-    fn alive(&self, i: usize) -> bool {
-        self.hosts[i].frozen_until_ms <= self.now_ms
+    /// Packets from `from` get to `to`.
+    pub(crate) fn linked(&self, from: usize, to: usize) -> bool {
+        from == to || self.hosts[from].powered && self.hosts[to].powered && self.net.open(from, to)
     }
 }

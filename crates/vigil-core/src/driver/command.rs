@@ -14,6 +14,10 @@ use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
 use crate::wal::Tli;
 
+/// So many changes of the primary may have been missed by a store that goes on without having
+/// heard every node.
+const UNHEARD_EPOCHS: u64 = 10;
+
 /// A command that was taken.
 #[derive(Default)]
 pub(crate) struct Taken {
@@ -109,21 +113,28 @@ fn above_all_known(group: &Group, hello: &Hello, fresh_id: NodeId) -> NodeId {
     if fresh_id < NodeId(0) { fresh_id } else { fresh_id.max(NodeId(highest.0 + 1)) }
 }
 
-/// DESIGN §4.19: what a keeper has fsynced may be newer than the store.
+/// DESIGN §4.19: what a keeper has fsynced may be newer than the store. A keeper holds S whole, as
+/// some order carried it: what is missing from a later S than ours was covered since.
 fn learn(group: &mut Group, hello: &Hello) {
-    let newest = |g: &Group| g.rule().map(SyncRule::id);
-    let mut news: Vec<_> =
-        hello.rules_held.iter().filter(|r| Some(r.id()) > newest(group)).cloned().collect();
-    let behind = hello.promise > group.epoch || !news.is_empty();
-    if !behind || broken(Mutation::OldStoreTrusted) {
+    let newest = hello.rules_held.iter().max_by_key(|rule| rule.id());
+    let theirs = newest.map(SyncRule::id);
+    let ours = group.rule().map(SyncRule::id);
+    if hello.promise <= group.epoch && theirs <= ours || broken(Mutation::OldStoreTrusted) {
+        if theirs == ours && group.plan == Plan::Recovering {
+            group.rules.retain(|rule| hello.rules_held.contains(rule));
+        }
         return;
     }
-    news.sort_by_key(SyncRule::id);
+    let known = group.epoch;
     group.epoch = group.epoch.max(hello.promise);
-    for rule in news {
-        group.last_rule_version = group.last_rule_version.max(rule.version);
-        group.epoch = group.epoch.max(rule.epoch);
-        group.rules.push(rule);
+    if let Some(newest) = newest.filter(|_| theirs > ours) {
+        group.rules.clone_from(&hello.rules_held);
+        group.rules.sort_by_key(SyncRule::id);
+        group.epoch = group.epoch.max(newest.epoch);
+        group.last_rule_version = group.last_rule_version.max(newest.version);
+    } else if let Plan::Forming { .. } = group.plan {
+        // The group exists already: whoever was about to found it has nothing to lead.
+        group.rules.clear();
     }
     for peer in &hello.peers {
         let taken = group.member_named(&peer.name).is_some();
@@ -136,9 +147,16 @@ fn learn(group: &mut Group, hello: &Hello) {
     {
         group.settings = settings;
     }
-    group.last_tli = group.last_tli.max(Tli(1));
+    // An epoch assigns one timeline at most: whatever was assigned in those that this store does
+    // not know, the next one is above.
+    skip_timelines(group, group.epoch.0 - known.0);
     group.plan = Plan::Recovering;
     group.episode = None;
+}
+
+fn skip_timelines(group: &mut Group, count: u64) {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    group.last_tli = Tli(group.last_tli.0.saturating_add(count).max(1));
 }
 
 /// Checks a command and carries its first act out on the record.
@@ -238,11 +256,15 @@ fn failover(
     allow_data_loss: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    if let Plan::Electing { accept_loss, handover: None, .. } = &mut group.plan {
+    let planned = matches!(group.plan, Plan::Electing { handover: Some(_), .. });
+    if let Plan::Electing { accept_loss, handover, .. } = &mut group.plan
+        && (!planned || allow_data_loss)
+    {
         if !allow_data_loss {
             let hint = "pgctl explain says for whom; --allow-data-loss goes on without them";
             return Err(refused("an election is under way and waits", hint));
         }
+        *handover = None;
         *accept_loss = true;
         if let Some(episode) = &mut group.episode {
             episode.operation = Some(Operation::Failover);
@@ -255,6 +277,9 @@ fn failover(
         });
     }
     if group.plan == Plan::Recovering && allow_data_loss {
+        // Nodes that are not heard may have seen epochs and timelines that nobody here knows of.
+        group.epoch = Epoch(group.epoch.0 + UNHEARD_EPOCHS);
+        skip_timelines(group, UNHEARD_EPOCHS);
         let evidence = vec!["an operator goes on without the nodes not heard".to_owned()];
         let operation = Some(Operation::Failover);
         begin_election(group, facts, Cause::Recovery, evidence, operation, None, now);
@@ -268,10 +293,14 @@ fn failover(
         });
     }
     let serving = matches!(group.plan, Plan::Serving { .. });
+    // A winner that is gone for good while it is being promoted is given up as a primary is.
+    let open = serving || allow_data_loss && matches!(group.plan, Plan::Promoting { .. });
     let verdict = group.rule().map(|rule| judge(group, facts, rule, now));
-    match (serving, verdict) {
-        (true, Some(Verdict::Fine)) => switchover(group, facts, None, Operation::Failover, now),
-        (true, Some(_)) if group.members.keys().any(|id| group.primary() != Some(*id)) => {
+    match (open, verdict) {
+        (true, Some(Verdict::Fine)) if serving => {
+            switchover(group, facts, None, Operation::Failover, now)
+        }
+        (true, Some(verdict)) if verdict != Verdict::Fine && has_others(group) => {
             let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
             let operation = Some(Operation::Failover);
             begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
@@ -280,9 +309,14 @@ fn failover(
             }
             Ok(Taken { message: "election begun".to_owned(), watch: operation, ..Taken::default() })
         }
-        (true, _) => Err(refused("there is no node to fail over to", "add a standby")),
-        (false, _) => must_be_serving(group).map(|_| Taken::default()),
+        (true, _) if serving => Err(refused("there is no node to fail over to", "add a standby")),
+        _ => must_be_serving(group).map(|_| Taken::default()),
     }
+}
+
+/// Whether there is anybody but the primary.
+fn has_others(group: &Group) -> bool {
+    group.members.keys().any(|id| group.primary() != Some(*id))
 }
 
 fn switchover(

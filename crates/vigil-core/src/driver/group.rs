@@ -82,6 +82,14 @@ pub struct GroupDriver {
     incarnated: bool,
 }
 
+/// The record may not be the newest: nothing is decided by it before keepers were heard.
+fn doubt(group: &mut Group) {
+    if !group.rules.is_empty() {
+        group.plan = Plan::Recovering;
+        group.episode = None;
+    }
+}
+
 /// What an output that could not be committed is taken back to. What was heard stays heard.
 struct Before {
     group: Group,
@@ -108,6 +116,13 @@ impl GroupDriver {
             before: None,
             incarnated: false,
         }
+    }
+
+    /// `group` as a store has it that may not be the newest: it was put back, or nobody was there
+    /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
+    pub fn doubting(mut group: Group, now: Now) -> Self {
+        doubt(&mut group);
+        Self::new(group, now)
     }
 
     pub fn group(&self) -> &Group {
@@ -165,7 +180,7 @@ impl GroupDriver {
         self.settle(now, &mut out.events);
         if self.group != before.group || !self.incarnated {
             self.incarnated = true;
-            self.group.version = before.group.version + 1;
+            self.group.version += 1;
             self.order_count = 0;
             out.record = Some(Box::new(self.group.clone()));
         }
@@ -262,6 +277,7 @@ impl GroupDriver {
         if !self.group.members.contains_key(&id) {
             return;
         }
+        self.note_newer_orders(&report);
         let state_before = self.facts.node(id).and_then(|n| n.state);
         if !self.facts.take_report(stream, id, report, now) {
             return;
@@ -320,6 +336,16 @@ impl GroupDriver {
         );
         member.quarantine = Some(why);
         events.push(event(&self.group, EventKind::Quarantine, Some(id), text));
+    }
+
+    /// A keeper that has taken in orders of a later record than this one: the store is not the
+    /// newest, and keepers would refuse orders that are numbered by it.
+    fn note_newer_orders(&mut self, report: &Report) {
+        let told = report.order_seq / ORDERS_PER_VERSION;
+        if told > self.group.version {
+            self.group.version = told;
+            doubt(&mut self.group);
+        }
     }
 
     fn note_rejoin(

@@ -23,6 +23,8 @@ const RETRY_MAX_MS: u64 = 5_000;
 /// A primary's probe makes WAL move at every heartbeat; a standby that has got none for so long is
 /// not fed, in milliseconds.
 const FED_MS: u64 = 5_000;
+/// Nothing is left longer without a tick, in milliseconds.
+const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
 const BUSY_LOOK_MS: u64 = 4;
 /// A polite stop gives up waiting for the monitor after so long, in milliseconds: without a
@@ -200,6 +202,21 @@ impl NodeDriver {
         }
     }
 
+    /// Until a [`NodeInput::Tick`] may matter, in milliseconds; a shell may tick more often.
+    pub fn wake_in_ms(&self, now: Now) -> u64 {
+        let settings = &self.record.settings;
+        let deadlines = [
+            self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
+            self.retry.as_ref().map(|retry| retry.not_before_ms),
+            // An isolated primary stops then.
+            Some(self.heard_ms + settings.silence_ms() + 1),
+            self.leaving_since_ms.map(|since| since + LEAVE_ALONE_MS),
+            self.leaving_since_ms.map(|since| since + LEAVE_MS),
+        ];
+        let to_come = deadlines.into_iter().flatten().filter(|at| *at > now.mono_ms);
+        to_come.min().map_or(IDLE_MS, |at| at - now.mono_ms).min(IDLE_MS)
+    }
+
     fn is_waiting(&self, seen: &Observed) -> bool {
         let attaching = match (&seen.server, self.order.as_ref().map(|o| &o.goal)) {
             (ServerView::Up(up), Some(Goal::Follow { .. })) => !up.streaming,
@@ -223,12 +240,23 @@ impl NodeDriver {
         if changed {
             self.memory.prepared = false;
             self.retry = None;
-            self.streaming_ms = now.mono_ms;
-            self.memory.stalled_ms = 0;
+            if !self.follows_as_before(&order) {
+                self.streaming_ms = now.mono_ms;
+                self.memory.stalled_ms = 0;
+            }
             self.cancel_running(out);
         }
         self.order = Some(order);
         out.push(NodeOutput::Look);
+    }
+
+    /// Whether an order changes nothing about whom to stream from.
+    fn follows_as_before(&self, order: &Order) -> bool {
+        let upstream = |o: &Order| match o.goal {
+            Goal::Follow { primary, .. } => Some((o.epoch, primary)),
+            _ => None,
+        };
+        upstream(order).is_some() && self.order.as_ref().and_then(upstream) == upstream(order)
     }
 
     fn cancel_running(&mut self, out: &mut Vec<NodeOutput>) {
@@ -286,6 +314,14 @@ impl NodeDriver {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         if matches!(seen.server, ServerView::Up(_)) && self.record.copied_from.take().is_some() {
+            out.push(NodeOutput::Save(Box::new(self.record.clone())));
+        }
+        // A copy beside that came to nothing left the directory as it was.
+        if self.record.replacing == Some(Replacing::Beside)
+            && !self.is_cloning()
+            && matches!(seen.data, Data::Cluster(_))
+        {
+            self.record.replacing = None;
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         self.seen = Some(seen);
@@ -528,7 +564,9 @@ impl NodeDriver {
             Data::Cluster(cluster) => Some(cluster),
             _ => None,
         };
-        let own = pledge(&self.record, seen);
+        // What was seen before a step that attaches, or while one is under way, proves nothing.
+        let attaches = self.running.as_ref().is_some_and(|r| r.step.may_attach());
+        let own = pledge(&self.record, seen).filter(|_| self.fresh && !attaches);
         let position = up.map(|up| Position {
             tli: up.tli,
             lsn: up.received.unwrap_or(Lsn::ZERO).max(up.replayed),
@@ -551,9 +589,7 @@ impl NodeDriver {
             following: up.and_then(following),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
-            usable: self.record.replacing.is_none()
-                && self.record.copied_from.is_none()
-                && cluster.is_some(),
+            usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
             delayed: self.record.delayed,
@@ -602,6 +638,10 @@ impl NodeDriver {
             && !matches!(seen.server, ServerView::Starting | ServerView::Hung)
     }
 
+    fn is_cloning(&self) -> bool {
+        self.running.as_ref().is_some_and(|r| matches!(r.step, Step::Clone { .. }))
+    }
+
     fn public_state(&self, seen: &Observed) -> NodeState {
         let Some(order) = &self.order else { return NodeState::Init };
         let up = match &seen.server {
@@ -631,14 +671,16 @@ impl NodeDriver {
             }
             Goal::Follow { .. } => match self.record.replacing {
                 Some(Replacing::Clone) => NodeState::WaitStandby,
-                None if seen.data == Data::None => NodeState::WaitStandby,
-                None if writable => NodeState::Draining,
-                None if streaming => NodeState::Secondary,
-                None if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
+                Some(Replacing::Beside) if self.is_cloning() => NodeState::WaitStandby,
+                Some(Replacing::Rewind) => NodeState::Demoted,
+                _ if seen.data == Data::None => NodeState::WaitStandby,
+                _ if writable => NodeState::Draining,
+                _ if streaming => NodeState::Secondary,
+                _ if up.is_some_and(|up| up.upstream.is_some() && !up.detached) => {
                     NodeState::Catchingup
                 }
-                None if up.is_some() => NodeState::JoinSecondary,
-                Some(Replacing::Rewind) | None => NodeState::Demoted,
+                _ if up.is_some() => NodeState::JoinSecondary,
+                Some(Replacing::Beside) | None => NodeState::Demoted,
             },
             Goal::Pledge { .. } if writable => NodeState::Draining,
             Goal::Pledge { .. } if down => NodeState::Demoted,

@@ -89,8 +89,7 @@ pub fn next_step(
 /// Without a word from the monitor every boot is as a detached standby: it can acknowledge
 /// nothing. What runs already is left as it is.
 fn boot(record: &NodeRecord, seen: &Observed) -> Next {
-    let whole = record.replacing.is_none() && record.copied_from.is_none();
-    let joined = record.node_id.is_some() && whole && !record.stays_down;
+    let joined = record.node_id.is_some() && record.is_whole() && !record.stays_down;
     match (&seen.data, &seen.server) {
         (Data::Cluster(_), ServerView::Down) if joined => {
             match record.own_rule.clone().filter(|own| Some(own.epoch) == record.led_in) {
@@ -177,7 +176,8 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             if wish.renewal {
                 return Next::Wait("a new election: this node was to go on and has stopped");
             }
-            let step = Step::Promote { rule: rule.clone(), tli: wish.tli };
+            let acks = if broken(Mutation::NamesAfterPromotion) { 0 } else { rule.acks };
+            let step = Step::Promote { rule: SyncRule { acks, ..rule.clone() }, tli: wish.tli };
             let begun = leads && record.promoting;
             if begun && record.own_rule.as_ref() == Some(rule) {
                 return Next::Do(step);
@@ -242,8 +242,7 @@ fn led(record: &NodeRecord, rule: &SyncRule) -> NodeRecord {
 /// Half-replaced, or a copy that is not consistent yet: nothing to elect, to stop for, or to start
 /// by itself.
 fn unusable(record: &NodeRecord, seen: &Observed) -> bool {
-    let half = record.replacing.is_some() && !broken(Mutation::HalfReplacedStarted);
-    half || record.copied_from.is_some() || seen.data == Data::None
+    !record.is_whole() || seen.data == Data::None
 }
 
 /// What is left to do until this node can acknowledge nothing; `None` when it cannot.
@@ -309,7 +308,7 @@ fn follow(
     memory: &Circumstances,
 ) -> Next {
     let copied = record.copied_from == Some((primary, order.epoch)) && seen.data != Data::None;
-    if record.replacing.is_none() && copied {
+    if copied && !matches!(record.replacing, Some(Replacing::Rewind | Replacing::Clone)) {
         match &seen.server {
             ServerView::Down => return Next::Do(Step::StartFollowing { primary }),
             ServerView::Starting if memory.stalled_ms >= STALLED_MS => {
@@ -352,13 +351,16 @@ fn follow(
     }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
         let patience_ms = if up.upstream_answers { STARVED_MS } else { STALLED_MS };
-        if open && up.replay_idle && memory.stalled_ms >= patience_ms {
+        // Its WAL is a prefix of the primary's, so a copy beside takes nothing away, and the rule may
+        // be waiting for just this node.
+        if history.is_some() && up.replay_idle && memory.stalled_ms >= patience_ms {
             let keep = lineage_end(up);
-            return replace(record, Replacing::Clone, Step::Clone { primary, keep });
+            return replace(record, Replacing::Beside, Step::Clone { primary, keep });
         }
         return Next::Rest;
     }
-    if up.receiver_alive {
+    // As long as it is attached to anybody its WAL may grow behind the check's back.
+    if !up.detached || up.receiver_alive {
         return Next::Do(Step::DropReceiver { await_wal: None });
     }
     let Some(end) = lineage_end(up) else {
@@ -368,7 +370,7 @@ fn follow(
     if history.holds(end) || broken(Mutation::LineageUnchecked) {
         return Next::Do(Step::Follow { primary });
     }
-    if end.tli > history.tli && !broken(Mutation::NewerWalDiscarded) {
+    if end.tli > history.tli {
         // Never discard WAL of a timeline above the order's: this order may be the stale one.
         return Next::Wait("a newer primary: this node's timeline is above the primary's");
     }
@@ -376,7 +378,7 @@ fn follow(
         // Before the new rule is covered the winner may hold the only other copy, so nothing is
         // rewound in place. If this node is what the rule waits for, a copy beside is the way out.
         if memory.closed_ms >= CLOSED_MS {
-            return replace(record, Replacing::Clone, Step::Clone { primary, keep: Some(end) });
+            return replace(record, Replacing::Beside, Step::Clone { primary, keep: Some(end) });
         }
         return Next::Wait("the new primary's rule to be covered, then a rewind");
     }
@@ -435,7 +437,7 @@ pub fn pledge(record: &NodeRecord, seen: &Observed) -> Option<Pledge> {
             tell(end_of_wal(up), true)
         }
         (Data::Cluster(cluster), ServerView::Orphans) if broken(Mutation::StoppedWithBackends) => {
-            tell(stopped_position(cluster), true)
+            tell(Some(cluster.checkpoint), true)
         }
         _ => None,
     }

@@ -69,8 +69,11 @@ pub enum Replacing {
     /// pg_rewind may have been started: it cannot be repeated, and a half-rewound directory may
     /// even start read-write (seen). Only a new clone leads out, if the rewind does not end well.
     Rewind,
-    /// A base backup is being taken.
+    /// A base backup is being taken, and there is nothing here to lose.
     Clone,
+    /// A base backup is being taken beside a directory that is whole, and whole it stays until the
+    /// copy takes its place: it may hold the only copy of a commit.
+    Beside,
 }
 
 impl NodeRecord {
@@ -97,6 +100,16 @@ impl NodeRecord {
             settings: Settings::default(),
             replication_password: Secret::default(),
         }
+    }
+
+    /// Whether the data directory can be relied on: not half-replaced, and not a copy that has not
+    /// answered yet.
+    pub fn is_whole(&self) -> bool {
+        let half = match self.replacing {
+            Some(Replacing::Rewind | Replacing::Clone) => !broken(Mutation::HalfReplacedStarted),
+            Some(Replacing::Beside) | None => false,
+        };
+        !half && self.copied_from.is_none()
     }
 
     pub fn peer(&self, id: NodeId) -> Option<&Peer> {

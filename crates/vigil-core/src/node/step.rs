@@ -61,6 +61,17 @@ impl Step {
         )
     }
 
+    /// Whether this node can acknowledge something once the step has ended, or even before.
+    pub fn may_attach(&self) -> bool {
+        matches!(
+            self,
+            Step::Follow { .. }
+                | Step::StartFollowing { .. }
+                | Step::StartPrimary { .. }
+                | Step::Promote { .. }
+        )
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             Step::Initdb => "initdb",

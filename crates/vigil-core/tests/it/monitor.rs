@@ -269,11 +269,10 @@ fn a_newer_rule_is_adopted_with_its_members() {
     assert_eq!(monitor.driver.group().rule(), Some(&newer));
     assert!(monitor.driver.group().last_rule_version >= 40, "its number is not given again");
     monitor.report(2, primary_report(&newer, &[3, 4]));
-    for n in [1i64, 3] {
-        say_hello(&mut monitor, n.unsigned_abs(), known_hello(n, 5, &[]), 101);
-        monitor.report(n, standby_report(&newer, 10));
-    }
-    assert_eq!(monitor.driver.group().plan, Plan::Recovering, "node 4 was not heard");
+    say_hello(&mut monitor, 1, known_hello(1, 5, &[]), 101);
+    monitor.report(1, standby_report(&newer, 10));
+    assert_eq!(monitor.driver.group().plan, Plan::Recovering, "no member of the rule was heard");
+    // With one of its members loyal nobody else can have been elected: node 3 need not be heard.
     say_hello(&mut monitor, 4, known_hello(4, 5, &[]), 102);
     let out = monitor.report(4, standby_report(&newer, 10));
     assert_eq!(monitor.driver.group().plan, Plan::Serving { primary: NodeId(2) });

@@ -118,7 +118,9 @@ fn situations(order: Option<&Order>, ends: &[(u32, u64)]) -> Vec<World> {
         Some(own_rule()),
     ];
     for led_under in led {
-        for replacing in [None, Some(Replacing::Rewind), Some(Replacing::Clone)] {
+        for replacing in
+            [None, Some(Replacing::Rewind), Some(Replacing::Clone), Some(Replacing::Beside)]
+        {
             let mut record = record(SELF);
             record.replacing = replacing;
             record.led_in = led_under.as_ref().map(|r| r.epoch);
@@ -304,12 +306,12 @@ fn forbidden(order: Option<&Order>, world: &World, step: &Step) -> Result<(), St
     };
     match step {
         Step::StartPrimary { .. } | Step::StartStandby => {
-            must(record.replacing.is_none(), "a half-replaced directory is started")?;
+            must(!is_half_replaced(record), "a half-replaced directory is started")?;
             must(record.copied_from.is_none(), "a copy that is not consistent is started alone")?;
             must(seen.data != Data::None && down, "needs a directory without processes")?;
         }
         Step::StartFollowing { primary } => {
-            must(record.replacing.is_none(), "a half-replaced directory is started")?;
+            must(!is_half_replaced(record), "a half-replaced directory is started")?;
             let copy = record.copied_from == Some((*primary, record.promise));
             must(copy, "not a copy of that primary in this epoch")?;
             must(seen.data != Data::None && down, "needs a directory without processes")?;
@@ -321,7 +323,7 @@ fn forbidden(order: Option<&Order>, world: &World, step: &Step) -> Result<(), St
             must(record.led_in == Some(rule.epoch), "leads before that is durable")?;
         }
         Step::Promote { rule, tli } => {
-            must(record.replacing.is_none(), "a half-replaced directory is promoted")?;
+            must(!is_half_replaced(record), "a half-replaced directory is promoted")?;
             must(standby.is_some_and(|up| up.detached), "not a detached standby")?;
             must(standby.is_some_and(|up| !up.receiver_alive), "a receiver lives")?;
             must(record.promise == rule.epoch, "promise is not the epoch")?;
@@ -346,7 +348,8 @@ fn forbidden(order: Option<&Order>, world: &World, step: &Step) -> Result<(), St
             must(!above, "discards WAL of a timeline above the order's")?;
         }
         Step::Clone { keep, .. } => {
-            must(record.replacing == Some(Replacing::Clone), "no marker")?;
+            let marked = matches!(record.replacing, Some(Replacing::Clone | Replacing::Beside));
+            must(marked, "no marker")?;
             must(seen.data == Data::None || down || keep.is_some(), "WAL is not kept")?;
             must(down || memory.closed_ms > 0 || memory.stalled_ms > 0, "without need")?;
             let attached = standby.is_some_and(|up| up.upstream.is_some() && !up.detached);
@@ -387,7 +390,7 @@ fn at_goal(order: Option<&Order>, world: &World) -> Result<(), String> {
     };
     let Some(order) = order else {
         let idle = seen.server == ServerView::Down && seen.data != Data::None;
-        let whole = record.replacing.is_none() && record.copied_from.is_none();
+        let whole = record.is_whole();
         return must(!idle || !whole, "its Postgres is not started");
     };
     match &order.goal {
@@ -439,7 +442,7 @@ fn ends(what: &str, order: Option<&Order>, world: &mut World) -> Result<Ends, St
         Some(Goal::Follow { history, .. }) => history.clone(),
         _ => None,
     };
-    let half = world.record.replacing.is_some() || world.record.copied_from.is_some();
+    let half = !world.record.is_whole();
     let unusable = half || world.seen.data == Data::None;
     let data_end = end_of(&world.seen.data);
     let standby = match &mut world.seen.server {
@@ -645,4 +648,8 @@ fn a_foreign_directory_is_left_alone() {
         assert_eq!(next, Next::Wait("a data directory that belongs to this group"));
         assert_eq!(pledge(&record(SELF), &seen(ServerView::Down)), None, "it can promise nothing");
     }
+}
+
+fn is_half_replaced(record: &NodeRecord) -> bool {
+    matches!(record.replacing, Some(Replacing::Rewind | Replacing::Clone))
 }

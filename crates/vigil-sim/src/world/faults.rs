@@ -1,142 +1,446 @@
-//! What goes wrong, and its end.
+//! What goes wrong, its end, and what operators do meanwhile.
 
-use vigil_core::driver::group::{GroupDriver, GroupInput};
-use vigil_core::driver::node::NodeInput;
-use vigil_core::node::step::Step;
+use vigil_core::command::Command;
+use vigil_core::group::Plan;
 
-use super::World;
-use crate::postgres::Run;
+use super::net::MONITOR;
+use super::steps::Effect;
+use super::{Event, World};
+use crate::postgres::{Postgres, Run};
+use crate::scenario::{Fault, Kind, NodePlan, Target};
+
+/// What takes a fault back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Undo {
+    Power(usize),
+    Keeper(usize),
+    Cut(usize),
+    Way(usize, usize),
+    Flap { host: usize, left: u64 },
+    Thaw { host: usize, pg_life: u64, keeper: bool },
+    Unstick(usize),
+    FastDisk(usize),
+    FastLink(usize),
+    Calm,
+    Monitor(usize),
+    Wake(usize),
+    MonitorWay(usize),
+    Store(usize),
+    Maintenance(usize),
+    Rejoin(usize),
+}
 
 impl World {
-    pub(super) fn fault(&mut self) {
-        self.stats.faults += 1;
-        let n = self.hosts.len() as u64;
-        let primary = self.hosts.iter().position(|h| h.pg.is_primary());
-        let any = usize::try_from(self.rng.range(0, n - 1)).unwrap_or(0);
-        let victim = primary.filter(|_| self.rng.chance(60)).unwrap_or(any);
-        let name = self.hosts[victim].name.clone();
-        match self.rng.range(0, 12) {
-            0 | 1 => {
-                self.note(|| format!("FAULT kill {name}"));
-                self.kill_postgres(victim);
-                self.kill_keeper(victim);
-                self.hosts[victim].next_connect_ms = self.now_ms + self.rng.range(0, 15_000);
-            }
-            2 | 3 => {
-                self.note(|| format!("FAULT kill postgres of {name}"));
-                self.kill_postgres(victim);
-            }
-            4 => {
-                self.note(|| format!("FAULT kill keeper of {name}"));
-                self.kill_keeper(victim);
-                self.hosts[victim].next_connect_ms = self.now_ms + self.rng.range(0, 8000);
-            }
-            5 => {
-                let cut = !self.hosts[victim].cut;
-                self.note(|| format!("FAULT {} {name}", if cut { "cut" } else { "join" }));
-                self.hosts[victim].cut = cut;
-            }
-            6 => {
-                let until = self.now_ms + self.rng.range(100, 10_000);
-                self.note(|| format!("FAULT freeze {name} until {until}"));
-                self.hosts[victim].frozen_until_ms = until;
-            }
-            7 => {
-                self.note(|| "FAULT restart monitor".into());
-                self.restart_monitor();
-            }
-            8 => {
-                self.note(|| format!("FAULT hang postgres of {name}"));
-                self.hosts[victim].pg.frozen = self.hosts[victim].pg.run != Run::Off;
-            }
-            9 => {
-                let muted = !self.hosts[victim].muted;
-                self.note(|| {
-                    format!("FAULT {name} {} the monitor", if muted { "loses" } else { "hears" })
-                });
-                self.hosts[victim].muted = muted;
-            }
-            10 => {
-                // The monitor's own cable: nobody is heard for a while, nobody vouches.
-                let muted = !self.hosts.iter().any(|h| h.muted);
-                self.note(|| format!("FAULT monitor {}", if muted { "cut off" } else { "back" }));
-                for host in &mut self.hosts {
-                    host.muted = muted;
-                }
-            }
-            11 => {
-                self.note(|| "COMMAND switchover".into());
-                let command = vigil_core::command::Command::Switchover { to: None };
-                self.monitor_input(GroupInput::Command { id: 1, command });
-            }
-            _ => {
-                self.note(|| format!("FAULT stuck replay on {name}"));
-                if let Run::Standby { stuck, .. } = &mut self.hosts[victim].pg.run {
-                    *stuck = !*stuck;
-                }
-            }
+    pub(super) fn fault(&mut self, number: usize) {
+        let Fault { group, amid, .. } = self.scenario.schedule[number];
+        if amid && matches!(self.stores[group].record.plan, Plan::Serving { .. }) {
+            self.armed.push(number);
+        } else {
+            self.strike(number);
         }
     }
 
-    pub(super) fn heal(&mut self) {
-        self.note(|| "HEAL".into());
-        for host in &mut self.hosts {
-            host.cut = false;
-            host.muted = false;
-            host.frozen_until_ms = 0;
-            host.pg.frozen = false;
-            host.next_connect_ms = host.next_connect_ms.min(self.now_ms + 500);
-            if let Run::Standby { stuck, .. } = &mut host.pg.run {
-                *stuck = false;
-            }
+    /// A change of the primary has begun, or got on: what waited for that comes soon.
+    pub(super) fn strike_amid(&mut self, group: usize) {
+        let waits = |n: &usize| self.scenario.schedule[*n].group == group;
+        if let Some(at) = self.armed.iter().position(waits) {
+            let number = self.armed.remove(at);
+            let wait_ms = self.rng.range(0, 60) * self.rng.range(1, 6);
+            self.after(wait_ms, Event::Strike(number));
         }
     }
 
-    pub(super) fn kill_postgres(&mut self, i: usize) {
-        self.hosts[i].pg.stop(false);
-        if let Some((_, step, _)) = &self.hosts[i].step
-            && !matches!(step, Step::Kill | Step::Stop { .. })
-        {
-            let id = self.hosts[i].step.take().map_or(0, |s| s.0);
-            self.feed(i, NodeInput::StepEnded { id, result: Err("killed".into()) });
-        }
-        self.hosts[i].next_look_ms = self.now_ms;
-    }
-
-    pub(super) fn kill_keeper(&mut self, i: usize) {
-        self.hosts[i].driver = None;
-        self.hosts[i].step = None;
-        if let Some(stream) = self.hosts[i].stream.take() {
-            self.close_at_monitor(stream, i);
-        }
-        // What the keeper remembered of its standby's upstream is gone with it.
-        if let Run::Standby { upstream: Some((_, epoch)), .. } = &mut self.hosts[i].pg.run {
-            *epoch = vigil_core::ids::Epoch(0);
-        }
-    }
-
-    pub(super) fn close_at_monitor(&mut self, stream: u64, i: usize) {
-        self.streams.remove(&stream);
-        if !self.hears_monitor(i) {
+    pub(super) fn strike(&mut self, number: usize) {
+        if self.healed {
             return;
         }
-        if let Some(node) = self.hosts[i].id {
-            self.monitor_input(GroupInput::Closed { stream, node });
+        let Fault { kind, group, target, detail, lasts_ms, .. } = self.scenario.schedule[number];
+        let Some(victim) = self.victim(group, target) else { return };
+        let plan = self.stores[group].record.plan.name();
+        self.coverage.fault(kind, plan, self.stores[group].record.is_covered());
+        self.note_host(victim, "FAULT", || format!("[{number}] {kind:?} for {lasts_ms} ms"));
+        self.inject(kind, group, victim, detail, lasts_ms);
+    }
+
+    fn victim(&self, group: usize, target: Target) -> Option<usize> {
+        let hosts: Vec<usize> = self.of_group(group).map(|(i, _)| i).collect();
+        let primary = hosts.iter().copied().find(|h| self.hosts[*h].pg.is_primary());
+        match target {
+            Target::Primary => primary.or(hosts.first().copied()),
+            Target::Node(number) => hosts.get(number % hosts.len().max(1)).copied(),
         }
     }
 
-    pub(super) fn restart_monitor(&mut self) {
-        self.streams.clear();
-        self.up.clear();
-        self.down.clear();
-        for host in &mut self.hosts {
-            host.next_connect_ms = self.now_ms + 200;
+    #[expect(clippy::too_many_lines, reason = "one arm per kind of fault, each short")]
+    fn inject(&mut self, kind: Kind, group: usize, host: usize, detail: u64, lasts_ms: u64) {
+        let undo = |undo| Event::Undo(undo);
+        match kind {
+            Kind::KillNode => {
+                self.power_off(host);
+                self.after(lasts_ms, undo(Undo::Power(host)));
+            }
+            Kind::KillPostgres => self.end_postgres(host, false),
+            Kind::KillPostmaster => self.kill_postmaster(host),
+            Kind::KillKeeper => {
+                self.kill_keeper(host, false);
+                self.after(lasts_ms, undo(Undo::Keeper(host)));
+            }
+            Kind::KeeperDiesActing => self.hosts[host].dies_after = Some(detail % 12),
+            Kind::CutNode => {
+                self.net.set_all(host, true);
+                self.after(lasts_ms, undo(Undo::Cut(host)));
+            }
+            Kind::CutPair | Kind::CutOneWay => self.cut_ways(kind, host, detail, lasts_ms),
+            Kind::Flap => self.undo(Undo::Flap { host, left: 4 + detail % 8 }),
+            Kind::FreezeNode | Kind::HangPostgres => {
+                let keeper = kind == Kind::FreezeNode;
+                self.hosts[host].keeper_frozen |= keeper && self.hosts[host].driver.is_some();
+                let pg = &mut self.hosts[host].pg;
+                pg.frozen = pg.run != Run::Off;
+                pg.ailing_ms = self.now_ms;
+                let pg_life = pg.life;
+                self.stirred = true;
+                self.after(lasts_ms, undo(Undo::Thaw { host, pg_life, keeper }));
+            }
+            Kind::FreezeKeeper => {
+                self.hosts[host].keeper_frozen = self.hosts[host].driver.is_some();
+                self.after(lasts_ms, undo(Undo::Thaw { host, pg_life: 0, keeper: true }));
+            }
+            Kind::StickReplay => {
+                let now_ms = self.now_ms;
+                let pg = &mut self.hosts[host].pg;
+                let len = pg.wal.len();
+                if let Some(standby) = pg.standby_mut() {
+                    standby.stuck = Some(standby.replayed(len, now_ms));
+                    self.after(lasts_ms, undo(Undo::Unstick(host)));
+                }
+            }
+            Kind::WipeNode => self.wipe(host),
+            Kind::RecycleWal => {
+                let pg = &mut self.hosts[host].pg;
+                pg.floor = pg.wal.len();
+            }
+            Kind::SlowDisk => {
+                self.hosts[host].slow_disk = true;
+                self.after(lasts_ms, undo(Undo::FastDisk(host)));
+            }
+            Kind::SlowLink => {
+                self.hosts[host].lag_ms = 50 + detail % 700;
+                self.after(lasts_ms, undo(Undo::FastLink(host)));
+            }
+            Kind::LossyNet => {
+                self.net.lossy = true;
+                self.after(lasts_ms, undo(Undo::Calm));
+            }
+            Kind::RepeatOrders => {
+                self.net.repeats = true;
+                self.after(lasts_ms * 2, undo(Undo::Calm));
+            }
+            Kind::ClockJump => {
+                self.hosts[host].wall_jump_ms += (detail % 7_200_000).cast_signed() - 3_600_000;
+            }
+            Kind::KillMonitor => {
+                self.kill_monitor(0);
+                self.kill_monitor(1);
+                self.after(lasts_ms / 2, undo(Undo::Monitor(0)));
+            }
+            Kind::MonitorAsleep => {
+                self.monitors[0].asleep = self.monitors[0].up;
+                self.after(lasts_ms, undo(Undo::Wake(0)));
+            }
+            Kind::MonitorCutOff => {
+                self.net.set_all(MONITOR, true);
+                self.after(lasts_ms, undo(Undo::MonitorWay(0)));
+            }
+            Kind::StoreFails => {
+                self.stores[group].fails = true;
+                self.after(lasts_ms, undo(Undo::Store(group)));
+            }
+            Kind::RestoreStore | Kind::LoseStore => self.restore(kind, group, lasts_ms),
+            Kind::SecondMonitor => {
+                let life = self.monitors[1].life;
+                self.start_monitor(1, life);
+                self.after(lasts_ms * 2, undo(Undo::Monitor(1)));
+            }
+            Kind::Leave => self.feed(host, vigil_core::driver::node::NodeInput::Leave),
+            _ => self.operate(kind, group, host, detail, lasts_ms),
         }
-        for i in 0..self.hosts.len() {
-            if self.hosts[i].stream.take().is_some() {
-                self.feed(i, NodeInput::StreamLost);
+    }
+
+    fn operate(&mut self, kind: Kind, group: usize, host: usize, detail: u64, lasts_ms: u64) {
+        let node = self.hosts[host].name.clone();
+        let small = u32::try_from(detail % 101).unwrap_or(0);
+        let command = match kind {
+            Kind::Switchover => {
+                Command::Switchover { to: detail.is_multiple_of(2).then_some(node) }
+            }
+            Kind::AcceptLoss => {
+                let waits = matches!(
+                    self.stores[group].record.plan,
+                    Plan::Electing { handover: None, .. } | Plan::Recovering
+                );
+                // Nobody types that while everything is well.
+                Command::Failover { allow_data_loss: waits }
+            }
+            Kind::SetPriority => {
+                let priority = [0, 0, 50, 100, small][usize::from(detail.to_le_bytes()[0]) % 5];
+                Command::SetNode {
+                    node,
+                    candidate_priority: Some(priority),
+                    replication_quorum: None,
+                }
+            }
+            Kind::SetQuorum => Command::SetNode {
+                node,
+                candidate_priority: None,
+                replication_quorum: Some(detail.is_multiple_of(2)),
+            },
+            Kind::SetSync => Command::SetSettings {
+                number_sync_standbys: Some(small % 4),
+                heartbeat_interval_ms: None,
+                heartbeat_misses: None,
+            },
+            Kind::Maintenance => {
+                self.after(lasts_ms, Event::Undo(Undo::Maintenance(host)));
+                Command::EnableMaintenance { node, allow_failover: detail.is_multiple_of(2) }
+            }
+            // Nobody removes nodes from a group that has no primary, and with its last node a group
+            // ends.
+            Kind::Drop if !self.serves(group) || self.stores[group].record.members.len() < 2 => {
+                return;
+            }
+            Kind::Drop => {
+                self.after(lasts_ms, Event::Undo(Undo::Rejoin(host)));
+                Command::DropNode { node, force: detail.is_multiple_of(4) }
+            }
+            Kind::Join => {
+                if self.hosts.len() < 9 && !self.stores[group].doubtful {
+                    let quorum = !detail.is_multiple_of(5);
+                    self.add_host(group, NodePlan { priority: small, quorum });
+                }
+                return;
+            }
+            _ => Command::Failover { allow_data_loss: false },
+        };
+        self.command(group, command);
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::Power(host) => {
+                self.hosts[host].powered = true;
+                self.restart_keeper_later(host);
+            }
+            Undo::Keeper(host) => {
+                let life = self.hosts[host].keeper_life;
+                self.start_keeper(host, life);
+            }
+            Undo::Cut(host) => self.net.set_all(host, false),
+            Undo::Way(from, to) => self.net.set(from, to, false),
+            Undo::MonitorWay(monitor) => self.net.set_all(MONITOR + monitor, false),
+            Undo::Flap { host, left } if !self.healed => {
+                self.net.set_all(host, left.is_multiple_of(2) && left > 0);
+                if left > 0 {
+                    let pause_ms = self.rng.range(100, 1500);
+                    self.after(pause_ms, Event::Undo(Undo::Flap { host, left: left - 1 }));
+                }
+            }
+            Undo::Flap { .. } => {}
+            Undo::Thaw { host, pg_life, keeper } => self.thaw(host, pg_life, keeper),
+            Undo::Unstick(host) => {
+                if let Some(standby) = self.hosts[host].pg.standby_mut() {
+                    standby.stuck = None;
+                    self.look_soon(host);
+                    self.pump_in(host, 5);
+                }
+            }
+            Undo::FastLink(host) => self.hosts[host].lag_ms = 0,
+            Undo::FastDisk(host) => self.hosts[host].slow_disk = false,
+            Undo::Calm => (self.net.lossy, self.net.repeats) = (false, false),
+            Undo::Monitor(0) => {
+                let life = self.monitors[0].life;
+                self.start_monitor(0, life);
+            }
+            Undo::Monitor(monitor) => self.kill_monitor(monitor),
+            Undo::Wake(monitor) => self.monitors[monitor].asleep = false,
+            Undo::Store(group) => self.stores[group].fails = false,
+            Undo::Maintenance(host) => {
+                let (group, node) = (self.hosts[host].group, self.hosts[host].name.clone());
+                self.command(group, Command::DisableMaintenance { node });
+            }
+            Undo::Rejoin(host) => self.rejoin(host),
+        }
+    }
+
+    pub(super) fn power_off(&mut self, host: usize) {
+        self.kill_keeper(host, true);
+        self.end_postgres(host, false);
+        self.hosts[host].powered = false;
+    }
+
+    /// Only the postmaster dies: its backends go on for a moment.
+    fn kill_postmaster(&mut self, host: usize) {
+        let pg = &mut self.hosts[host].pg;
+        pg.ailing_ms = self.now_ms;
+        let Run::Primary(primary) = pg.run.clone() else { return self.end_postgres(host, false) };
+        pg.run = Run::Orphans(primary);
+        let pg_life = pg.life;
+        let lives_ms = self.rng.range(5, 400);
+        self.after(lives_ms, Event::Effect { host, pg_life, effect: Effect::OrphansEnd });
+        self.look_soon(host);
+    }
+
+    fn cut_ways(&mut self, kind: Kind, host: usize, detail: u64, lasts_ms: u64) {
+        let others: Vec<usize> =
+            (0..self.hosts.len()).filter(|h| *h != host).chain([MONITOR]).collect();
+        let other = others[usize::try_from(detail % others.len() as u64).unwrap_or(0)];
+        let mut ways = vec![(host, other), (other, host)];
+        if kind == Kind::CutOneWay {
+            ways.remove(usize::from(detail.is_multiple_of(3)));
+        }
+        for (from, to) in ways {
+            self.net.set(from, to, true);
+            self.after(lasts_ms, Event::Undo(Undo::Way(from, to)));
+        }
+    }
+
+    fn thaw(&mut self, host: usize, pg_life: u64, keeper: bool) {
+        let h = &mut self.hosts[host];
+        if keeper {
+            h.keeper_frozen = false;
+        }
+        if h.pg.life == pg_life {
+            h.pg.frozen = false;
+        }
+        self.stirred = true;
+        self.look_soon(host);
+        self.acknowledge(host);
+    }
+
+    /// A disk is lost, with the keeper's state. One copy fewer: what a sync rule promises holds
+    /// against one such loss, so there is only one until the group was well again, and none of a
+    /// copy that is the only one.
+    fn wipe(&mut self, host: usize) {
+        let group = self.hosts[host].group;
+        let others = self.of_group(group).filter(|(i, h)| *i != host && h.is_usable()).count();
+        // See `restore` for a store that is empty meanwhile.
+        let alone = others == 0 || self.stores[group].doubtful;
+        if !self.ghost.may_wipe(group) || alone || !self.elsewhere(host) {
+            return;
+        }
+        self.ghost.wiped(group);
+        self.forget_node(host);
+    }
+
+    fn forget_node(&mut self, host: usize) {
+        self.kill_keeper(host, false);
+        self.end_postgres(host, false);
+        let (group, name) = (self.hosts[host].group, self.hosts[host].name.clone());
+        let life = self.hosts[host].pg.life;
+        let disk = self.blank_disk(group, &name);
+        let h = &mut self.hosts[host];
+        h.pg = Postgres { life: life + 1, ..Postgres::none() };
+        h.disk = disk;
+        (h.torn, h.kept_from) = (false, None);
+        self.stirred = true;
+        self.restart_keeper_later(host);
+    }
+
+    /// Whether somebody else has all that was acknowledged and is on this host.
+    pub(super) fn elsewhere(&self, host: usize) -> bool {
+        let group = self.hosts[host].group;
+        self.ghost.acknowledged(group).all(|(tli, len)| {
+            !self.hosts[host].pg.wal.holds(tli, len)
+                || self
+                    .of_group(group)
+                    .any(|(i, h)| i != host && h.is_usable() && h.pg.wal.holds(tli, len))
+        })
+    }
+
+    fn restore(&mut self, kind: Kind, group: usize, lasts_ms: u64) {
+        // An empty keeper that comes to an empty monitor first founds another cluster, and the
+        // others are refused by its system identifier: an operator's matter, not the core's.
+        if self.of_group(group).any(|(_, h)| !h.pg.exists) {
+            return;
+        }
+        self.kill_monitor(0);
+        self.kill_monitor(1);
+        self.put_store_back(group, kind == Kind::LoseStore);
+        self.after(lasts_ms / 2, Event::Undo(Undo::Monitor(0)));
+    }
+
+    fn serves(&self, group: usize) -> bool {
+        let record = &self.stores[group].record;
+        let primary = record.rule().and_then(|r| self.host_of(group, r.primary));
+        let runs = primary.is_some_and(|p| self.hosts[p].pg.is_primary());
+        matches!(record.plan, Plan::Serving { .. }) && record.is_covered() && runs
+    }
+
+    /// A dropped node comes again with an empty disk.
+    fn rejoin(&mut self, host: usize) {
+        if self.stores[self.hosts[host].group].doubtful {
+            return self.after(500, Event::Undo(Undo::Rejoin(host)));
+        }
+        if self.hosts[host].left {
+            self.hosts[host].left = false;
+            self.forget_node(host);
+        }
+    }
+
+    /// Everything that is broken is mended. What nobody mends by itself, an operator does.
+    pub(super) fn heal(&mut self) {
+        self.note("world", "HEAL", String::new);
+        self.healed = true;
+        self.net.heal();
+        for group in 0..self.stores.len() {
+            self.stores[group].fails = false;
+        }
+        self.kill_monitor(1);
+        self.monitors[0].asleep = false;
+        let life = self.monitors[0].life;
+        self.start_monitor(0, life);
+        for host in 0..self.hosts.len() {
+            let life = self.hosts[host].pg.life;
+            self.hosts[host].powered = true;
+            self.hosts[host].slow_disk = false;
+            self.hosts[host].lag_ms = 0;
+            self.hosts[host].dies_after = None;
+            self.thaw(host, life, true);
+            self.undo(Undo::Unstick(host));
+            let life = self.hosts[host].keeper_life;
+            self.start_keeper(host, life);
+        }
+    }
+
+    /// What an operator does in the quiet after: ends maintenance, lets somebody be elected.
+    pub(super) fn tidy_up(&mut self, group: usize) {
+        let members: Vec<_> = self.stores[group].record.members.values().cloned().collect();
+        for member in members.iter().filter(|m| m.maintenance) {
+            let node = member.name.clone();
+            self.command(group, Command::DisableMaintenance { node });
+        }
+        for member in members.iter().filter(|m| m.dropped) {
+            let node = member.name.clone();
+            self.command(group, Command::DropNode { node, force: true });
+        }
+        let waits = matches!(self.stores[group].record.plan, Plan::Electing { .. });
+        if waits {
+            for member in members.iter().filter(|m| !m.dropped && m.candidate_priority == 0) {
+                self.command(
+                    group,
+                    Command::SetNode {
+                        node: member.name.clone(),
+                        candidate_priority: Some(50),
+                        replication_quorum: None,
+                    },
+                );
             }
         }
-        self.monitor = Some(GroupDriver::new(self.store.clone(), self.now()));
+    }
+
+    /// A node that the record names will never come back (its disk was lost, it was dropped): the
+    /// last resort.
+    pub(super) fn accept_loss(&mut self, group: usize) {
+        self.command(group, Command::Failover { allow_data_loss: true });
     }
 }

@@ -1,237 +1,392 @@
-//! What the keepers' steps do to the modelled Postgres.
+//! What the keepers' steps do to the modelled Postgres, and how long they take.
 
-use vigil_core::driver::node::NodeDriver;
-use vigil_core::ids::NodeId;
+use vigil_core::driver::node::{NodeDriver, NodeInput};
+use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::step::{Step, StepDone};
+use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
 
-use super::World;
-use crate::postgres::{Postgres, Run};
+use super::host::Running;
+use super::monitor::rule_words;
+use super::{Event, World};
+use crate::invariants::Moment;
+use crate::postgres::{Primary, Run, Standby};
+use crate::wal::Wal;
+
+/// What a step sets going in Postgres, at a moment of Postgres' own.
+pub(crate) enum Effect {
+    /// The backends obey a new rule.
+    Rule { rule: SyncRule, step: u64 },
+    /// A promotion that was triggered ends, whatever has become of the keeper.
+    Promoted { rule: SyncRule, tli: Tli },
+    /// The backends that outlived their postmaster have ended.
+    OrphansEnd,
+}
+
+type Outcome = Result<StepDone, String>;
+
+fn no(why: &str) -> Outcome {
+    Err(why.to_owned())
+}
 
 impl World {
-    pub(super) fn host_of(&self, id: NodeId) -> Option<usize> {
-        self.hosts.iter().position(|h| h.id == Some(id))
+    fn step_takes(&mut self, host: usize, step: &Step) -> u64 {
+        let ms = match step {
+            Step::Clone { .. } | Step::Rewind { .. } => self.rng.range(100, 2500),
+            Step::Initdb
+            | Step::StartStandby
+            | Step::StartFollowing { .. }
+            | Step::StartPrimary { .. } => self.rng.range(50, 400),
+            Step::Promote { .. } => self.rng.range(30, 300),
+            Step::Checkpoint | Step::PrepareHandover => self.rng.range(20, 400),
+            Step::Stop { .. } | Step::Kill => self.rng.range(10, 120),
+            Step::FastForward { .. } => self.rng.range(20, 400),
+            _ => self.rng.range(5, 40),
+        };
+        if self.hosts[host].slow_disk { ms * 8 } else { ms }
     }
 
-    pub(super) fn execute(&mut self, i: usize, step: &Step) -> Result<StepDone, String> {
-        let no = |what: &str| Err(what.to_owned());
+    pub(super) fn begin_step(&mut self, host: usize, id: u64, step: Step) {
+        self.note_host(host, "step", || format!("{step:?}"));
+        let took_ms = self.step_takes(host, &step);
+        let pg_life = self.hosts[host].pg.life;
+        let middle_ms = self.rng.range(1, took_ms.max(2) - 1);
+        match &step {
+            Step::PutRule { rule } => {
+                let effect = Effect::Rule { rule: rule.clone(), step: id };
+                self.after(middle_ms, Event::Effect { host, pg_life, effect });
+            }
+            Step::Promote { rule, tli } => self.trigger_promotion(host, rule, *tli, middle_ms),
+            Step::Stop { .. } => {
+                if let Some(primary) = self.hosts[host].pg.writer_mut() {
+                    primary.stopping = true;
+                }
+            }
+            Step::Rewind { fork, .. } => {
+                self.end_postgres(host, false);
+                let h = &mut self.hosts[host];
+                let from = Wal::number(fork.lsn);
+                h.kept_from = Some(h.kept_from.map_or(from, |kept| kept.min(from)));
+                h.torn = true;
+            }
+            Step::Clone { keep: Some(_), .. } => self.hosts[host].kept_from = Some(0),
+            _ => {}
+        }
+        let epoch = self.order_epoch(host);
+        let h = &mut self.hosts[host];
+        let (begun_ms, pg_life) = (self.now_ms, h.pg.life);
+        h.step =
+            Some(Running { id, step, begun_ms, cancelled: false, pg_life, epoch, halfway: false });
+        let life = h.keeper_life;
+        self.after(took_ms, Event::StepEnds { host, life, id });
+    }
+
+    pub(super) fn cancel_step(&mut self, host: usize, id: u64) {
+        let life = self.hosts[host].keeper_life;
+        if let Some(running) = self.hosts[host].step.as_mut().filter(|r| r.id == id) {
+            running.cancelled = true;
+            self.after(5, Event::StepEnds { host, life, id });
+        }
+    }
+
+    /// The keeper died in the middle: what it had begun may or may not come to its end.
+    pub(super) fn abandon(&mut self, host: usize, running: &Running) {
+        if running.step == Step::StartStandby && self.rng.chance(50) {
+            let _ = self.execute(host, &running.step, running.epoch);
+        }
+    }
+
+    pub(super) fn step_ends(&mut self, host: usize, life: u64, id: u64) {
+        let h = &self.hosts[host];
+        if h.keeper_life != life || h.step.as_ref().is_none_or(|r| r.id != id) {
+            return;
+        }
+        if h.keeper_frozen {
+            return self.after(20, Event::StepEnds { host, life, id });
+        }
+        if let Some(wait_ms) = self.goes_on(host) {
+            return self.after(wait_ms, Event::StepEnds { host, life, id });
+        }
+        let Some(running) = self.hosts[host].step.take() else { return };
+        let killed = running.pg_life != self.hosts[host].pg.life
+            && !matches!(running.step, Step::Kill | Step::Stop { .. });
+        let result = match () {
+            () if running.cancelled => no("cancelled"),
+            () if killed => no("Postgres has ended"),
+            () => self.execute(host, &running.step, running.epoch),
+        };
+        self.note_host(host, "step ends", || {
+            let outcome = result.as_ref().err().map_or("ok", String::as_str);
+            format!("{} {outcome}", running.step)
+        });
+        self.feed(host, NodeInput::StepEnded { id, result });
+    }
+
+    /// A step that waits, or has a second half: how long until it is asked again.
+    fn goes_on(&mut self, host: usize) -> Option<u64> {
+        let now_ms = self.now_ms;
+        let running = self.hosts[host].step.as_ref()?;
+        let Step::DropReceiver { await_wal } = &running.step else { return None };
+        if running.halfway || running.pg_life != self.hosts[host].pg.life {
+            return None;
+        }
+        let waits = await_wal.is_some_and(|at| self.hosts[host].pg.wal.end() < at);
+        if waits && now_ms - running.begun_ms < 1500 {
+            return Some(20);
+        }
+        // A reload first. It does not reach a receiver while replay is stuck.
+        let standby = self.hosts[host].pg.standby_mut()?;
+        standby.conf = None;
+        if standby.stuck.is_none() {
+            self.lose_receiver(host);
+        }
+        self.stirred = true;
+        self.look_soon(host);
+        if broken(Mutation::PledgeByReload) {
+            return None;
+        }
+        self.hosts[host].step.as_mut()?.halfway = true;
+        Some(self.rng.range(5, 30))
+    }
+
+    fn order_epoch(&self, host: usize) -> Option<Epoch> {
+        self.hosts[host].driver.as_ref().and_then(NodeDriver::order).map(|o| o.epoch)
+    }
+
+    fn execute(&mut self, host: usize, step: &Step, epoch: Option<Epoch>) -> Outcome {
+        let now_ms = self.now_ms;
+        let pg = &mut self.hosts[host].pg;
         match step {
             Step::Initdb => {
-                self.hosts[i].pg.exists = true;
-                self.hosts[i].pg.wal = vec![1];
-                self.hosts[i].pg.shut_down = true;
+                pg.exists = true;
+                pg.wal = Wal::default();
+                pg.wal.push(1, 1);
+                pg.shut_down = true;
+                self.hosts[host].torn = false;
                 Ok(StepDone::Created { system_id: 1 })
             }
             Step::StartPrimary { rule } => {
-                let pg = &mut self.hosts[i].pg;
-                if !pg.exists || pg.run != Run::Off {
-                    return no("not stopped");
-                }
-                pg.run = Run::Primary;
-                pg.shut_down = false;
-                pg.rule = Some(rule.clone());
-                Ok(StepDone::Plain)
+                let rule = rule.clone();
+                self.start(host, Run::Primary(Primary { rule, told: vec![], stopping: false }))
             }
             Step::StartStandby => {
-                let replayed = self.hosts[i].pg.wal.len().saturating_sub(1);
-                let replayed = usize::try_from(self.rng.range(0, replayed as u64)).unwrap_or(0);
-                if self.hosts[i].disk.replacing.is_some() {
-                    self.fail(format!("host {} starts a half-replaced directory", i + 1));
-                    return no("half-replaced");
-                }
-                let pg = &mut self.hosts[i].pg;
-                if !pg.exists || pg.run != Run::Off {
-                    return no("not stopped");
-                }
-                pg.shut_down = false;
-                pg.run = Run::Standby {
-                    upstream: None,
-                    receiver: false,
-                    streamed: false,
-                    replayed,
-                    stuck: false,
-                };
-                Ok(StepDone::Plain)
+                let len = pg.wal.len();
+                let behind = self.rng.range(0, 10);
+                let done_ms = now_ms + self.rng.range(0, 600);
+                self.start(host, Run::Standby(Standby::started(len, behind, now_ms, done_ms)))
             }
             Step::StartFollowing { primary } => {
-                let Some(order) = self.hosts[i].driver.as_ref().and_then(NodeDriver::order) else {
-                    return no("no order");
-                };
-                let epoch = order.epoch;
-                let pg = &mut self.hosts[i].pg;
-                if !pg.exists || pg.run != Run::Off {
-                    return no("not stopped");
-                }
-                pg.run = Run::Standby {
-                    upstream: Some((*primary, epoch)),
-                    receiver: false,
-                    streamed: false,
-                    replayed: pg.wal.len().saturating_sub(3),
-                    stuck: false,
-                };
+                let Some(epoch) = epoch else { return no("no order") };
+                self.start(host, Run::Starting { source: (*primary, epoch) })?;
+                self.pump_in(host, 20);
                 Ok(StepDone::Plain)
             }
             Step::Bootstrap | Step::PrepareHandover => Ok(StepDone::Plain),
             Step::Checkpoint => {
-                let pg = &mut self.hosts[i].pg;
-                pg.checkpoint_tli = pg.tli();
+                pg.checkpoint_tli = pg.wal.tli();
                 Ok(StepDone::Plain)
             }
             Step::Kill => {
-                let pg = &mut self.hosts[i].pg;
-                if pg.run != Run::Off {
-                    pg.stop(false);
-                }
+                self.end_postgres(host, false);
                 Ok(StepDone::Plain)
             }
             Step::Stop { .. } => {
-                self.drain(i);
-                let clean = !self.hosts[i].pg.frozen && self.rng.chance(90);
-                if self.hosts[i].pg.run != Run::Off {
-                    self.hosts[i].pg.stop(clean);
-                }
+                self.stop(host);
                 Ok(StepDone::Plain)
             }
             Step::DropReceiver { .. } => {
-                if let Run::Standby { upstream, receiver, .. } = &mut self.hosts[i].pg.run {
-                    (*upstream, *receiver) = (None, false);
-                    return Ok(StepDone::Plain);
+                if !broken(Mutation::PledgeByReload) {
+                    self.lose_receiver(host);
                 }
-                no("not a standby")
+                match self.hosts[host].pg.standby() {
+                    Some(_) => Ok(StepDone::Plain),
+                    None => no("not a standby"),
+                }
             }
-            Step::Follow { primary } => {
-                let Some(order) = self.hosts[i].driver.as_ref().and_then(NodeDriver::order) else {
-                    return no("no order");
-                };
-                let epoch = order.epoch;
-                if let Run::Standby { upstream, .. } = &mut self.hosts[i].pg.run {
-                    *upstream = Some((*primary, epoch));
-                    return Ok(StepDone::Plain);
+            Step::Follow { primary } => self.follow(host, *primary, epoch),
+            Step::FastForward { source, until } => self.fetch(host, *source, until.lsn),
+            Step::Promote { rule, .. } | Step::PutRule { rule } => {
+                let obeys = pg.writer().is_some_and(|w| w.rule == *rule);
+                if !obeys || !pg.is_primary() || pg.frozen {
+                    return no("not in force");
                 }
-                no("not a standby")
-            }
-            Step::FastForward { source, until } => {
-                self.stats.fetches += 1;
-                let Some(s) = self.host_of(*source) else { return no("no such host") };
-                let wal = self.hosts[s].pg.wal.clone();
-                let able = self.linked(i, s)
-                    && matches!(self.hosts[s].pg.run, Run::Standby { .. })
-                    && self.hosts[i].pg.is_prefix_of(&self.hosts[s].pg);
-                if !able || !matches!(self.hosts[i].pg.run, Run::Standby { .. }) {
-                    return no("cannot fetch");
-                }
-                let end = Postgres::len_at(until.lsn).min(wal.len());
-                self.hosts[i].pg.wal = wal[..end.max(self.hosts[i].pg.wal.len())].to_vec();
-                if let Run::Standby { streamed, .. } = &mut self.hosts[i].pg.run {
-                    *streamed = true;
-                }
-                Ok(StepDone::Plain)
-            }
-            Step::Promote { rule, tli } => self.promote(i, rule, *tli),
-            Step::PutRule { rule } => {
-                let pg = &mut self.hosts[i].pg;
-                if !pg.is_primary() || pg.frozen {
-                    return no("not a primary");
-                }
-                pg.rule = Some(rule.clone());
-                let from = Postgres::lsn(pg.wal.len());
+                let from = Wal::lsn(pg.wal.len());
                 Ok(StepDone::InForce { rule: rule.id(), from })
             }
-            Step::Rewind { primary, .. } | Step::Clone { primary, .. } => {
-                self.replace(i, *primary, matches!(step, Step::Clone { .. }))
-            }
+            Step::Rewind { primary, .. } => self.replace(host, *primary, false),
+            Step::Clone { primary, .. } => self.replace(host, *primary, true),
         }
     }
 
-    /// A fast stop waits for connected standbys to receive everything.
-    pub(super) fn drain(&mut self, i: usize) {
-        if !self.hosts[i].pg.is_primary() || self.hosts[i].pg.frozen {
+    fn start(&mut self, host: usize, run: Run) -> Outcome {
+        let h = &mut self.hosts[host];
+        if !h.pg.exists || h.pg.run != Run::Off {
+            return no("not stopped");
+        }
+        h.pg.begin(run);
+        let torn = h.torn;
+        self.witness(&Moment::Started { host, torn });
+        Ok(StepDone::Plain)
+    }
+
+    fn follow(&mut self, host: usize, primary: NodeId, epoch: Option<Epoch>) -> Outcome {
+        let Some(epoch) = epoch else { return no("no order") };
+        let Some(standby) = self.hosts[host].pg.standby_mut() else { return no("not a standby") };
+        standby.conf = Some((primary, epoch));
+        self.pump_in(host, 1);
+        Ok(StepDone::Plain)
+    }
+
+    fn fetch(&mut self, host: usize, source: NodeId, until: vigil_core::wal::Lsn) -> Outcome {
+        self.coverage.fetches += 1;
+        let Some(from) = self.host_of(self.hosts[host].group, source) else {
+            return no("no such host");
+        };
+        let theirs = &self.hosts[from].pg;
+        let able = self.linked(host, from)
+            && self.linked(from, host)
+            && theirs.standby().is_some()
+            && !theirs.frozen
+            && self.hosts[host].pg.wal.is_prefix_of(&theirs.wal);
+        if !able || self.hosts[host].pg.standby().is_none() {
+            return no("cannot fetch");
+        }
+        let fetched = theirs.wal.up_to(Wal::number(until).max(self.hosts[host].pg.wal.len()));
+        let pg = &mut self.hosts[host].pg;
+        pg.wal = fetched;
+        if let Some(standby) = pg.standby_mut() {
+            standby.streamed = true;
+        }
+        Ok(StepDone::Plain)
+    }
+
+    fn trigger_promotion(&mut self, host: usize, rule: &SyncRule, tli: Tli, middle_ms: u64) {
+        let Some(standby) = self.hosts[host].pg.standby_mut() else { return };
+        if standby.conf.is_some() || standby.receiver.is_some() {
             return;
         }
-        let tag = self.hosts[i].pg.tli();
-        self.hosts[i].pg.wal.push(tag);
-        for s in 0..self.hosts.len() {
-            if s != i && self.linked(s, i) && self.alive(s) && self.streams_from(s, i) {
-                let wal = self.hosts[i].pg.wal.clone();
-                self.hosts[s].pg.wal = wal;
-                if let Run::Standby { streamed, .. } = &mut self.hosts[s].pg.run {
-                    *streamed = true;
+        // Whatever blocks replay is terminated.
+        standby.stuck = None;
+        let when_ms = match self.rng.range(0, 99) {
+            0..=2 => return,
+            // Slower than the step waits.
+            3..=17 => middle_ms + self.rng.range(300, 7000),
+            _ => middle_ms,
+        };
+        let pg_life = self.hosts[host].pg.life;
+        let effect = Effect::Promoted { rule: rule.clone(), tli };
+        self.after(when_ms, Event::Effect { host, pg_life, effect });
+    }
+
+    pub(super) fn effect(&mut self, host: usize, pg_life: u64, effect: Effect) {
+        let h = &self.hosts[host];
+        if h.pg.life != pg_life {
+            return;
+        }
+        if h.pg.frozen && !matches!(effect, Effect::OrphansEnd) {
+            return self.after(50, Event::Effect { host, pg_life, effect });
+        }
+        match effect {
+            Effect::Rule { rule, step } => {
+                let runs = h.step.as_ref().is_some_and(|r| r.id == step && !r.cancelled);
+                if let (true, true, Some(writer)) =
+                    (runs, h.pg.is_primary(), self.hosts[host].pg.writer_mut())
+                {
+                    writer.rule = rule;
+                    self.stirred = true;
+                    self.acknowledge(host);
+                }
+            }
+            Effect::Promoted { rule, tli } => self.promoted(host, rule, tli),
+            Effect::OrphansEnd => self.end_postgres(host, false),
+        }
+    }
+
+    fn promoted(&mut self, host: usize, rule: SyncRule, tli: Tli) {
+        let pg = &mut self.hosts[host].pg;
+        if pg.standby().is_none() {
+            return;
+        }
+        pg.wal.push(tli.0, 1);
+        pg.run = Run::Primary(Primary { rule: rule.clone(), told: vec![], stopping: false });
+        self.note_host(host, "PROMOTED", || format!("timeline {tli} {}", rule_words(&rule)));
+        self.coverage.promotions += 1;
+        self.witness(&Moment::Promoted { host, epoch: rule.epoch, tli: tli.0 });
+        self.look_soon(host);
+        self.grown(host);
+        self.acknowledge(host);
+    }
+
+    /// A fast stop: the shutdown checkpoint is written and sent to whoever receives.
+    fn stop(&mut self, host: usize) {
+        let pg = &mut self.hosts[host].pg;
+        let clean = pg.is_primary() && !pg.frozen && self.rng.chance(92);
+        if clean {
+            let pg = &mut self.hosts[host].pg;
+            let (tli, life) = (pg.wal.tli(), pg.life);
+            pg.wal.push(tli, 1);
+            let wal = pg.wal.clone();
+            for standby in 0..self.hosts.len() {
+                let s = &self.hosts[standby].pg;
+                let attached = s.standby().and_then(|s| s.receiver) == Some((host, life));
+                if attached && !s.frozen && self.linked(host, standby) && s.wal.is_prefix_of(&wal) {
+                    self.hosts[standby].pg.wal = wal.clone();
                 }
             }
         }
+        self.end_postgres(host, clean);
     }
 
-    pub(super) fn promote(
-        &mut self,
-        i: usize,
-        rule: &vigil_core::rule::SyncRule,
-        tli: Tli,
-    ) -> Result<StepDone, String> {
-        let pg = &mut self.hosts[i].pg;
-        match &pg.run {
-            Run::Standby { upstream: None, receiver: false, .. } => {}
-            _ => return Err("not a detached standby".to_owned()),
+    /// No process of the data directory lives any more.
+    pub(super) fn end_postgres(&mut self, host: usize, clean: bool) {
+        let now_ms = self.now_ms;
+        if self.hosts[host].pg.run == Run::Off {
+            return;
         }
-        if pg.frozen {
-            return Err("hangs".to_owned());
-        }
-        pg.run = Run::Primary;
-        pg.rule = Some(rule.clone());
-        pg.told.clear();
-        pg.wal.push(tli.0);
-        let from = Postgres::lsn(pg.wal.len());
-        self.stats.promotions += 1;
-        if !self.promoted.insert((rule.epoch.0, 0)) {
-            self.fail(format!("two promotions in epoch {}", rule.epoch));
-        }
-        self.note(|| format!("host {} PROMOTED on timeline {tli}", i + 1));
-        let wal = self.hosts[i].pg.wal.clone();
-        let lost: Vec<(u32, usize)> = self
-            .acked
-            .iter()
-            // A promotion that comes too late (its epoch is over) can acknowledge nothing.
-            .filter(|(tag, len)| **tag < tli.0 && wal.get(**len - 1) != Some(tag))
-            .map(|(t, l)| (*t, *l))
-            .collect();
-        if !lost.is_empty() {
-            self.fail(format!("host {} is promoted without acknowledged {lost:?}", i + 1));
-        }
-        Ok(StepDone::InForce { rule: rule.id(), from })
-    }
-
-    pub(super) fn replace(
-        &mut self,
-        i: usize,
-        primary: NodeId,
-        whole: bool,
-    ) -> Result<StepDone, String> {
-        let Some(p) = self.host_of(primary) else { return Err("no such host".to_owned()) };
-        if !self.linked(i, p) || !self.hosts[p].pg.is_primary() || self.hosts[p].pg.frozen {
-            return Err("the primary cannot be reached".to_owned());
-        }
-        if whole {
-            self.stats.clones += 1;
-        } else {
-            self.stats.rewinds += 1;
-        }
-        let wal = self.hosts[p].pg.wal.clone();
-        let own = self.hosts[i].pg.wal.clone();
-        for (tag, len) in self.acked.clone() {
-            let held = own.get(len - 1) == Some(&tag);
-            let elsewhere = self
-                .hosts
-                .iter()
-                .enumerate()
-                .any(|(j, h)| j != i && h.pg.wal.get(len - 1) == Some(&tag));
-            if held && wal.get(len - 1) != Some(&tag) && !elsewhere {
-                self.fail(format!("host {} wipes the last copy of {tag}/{len}", i + 1));
+        self.lose_receiver(host);
+        let pg = &mut self.hosts[host].pg;
+        let life = pg.life;
+        pg.ailing_ms = now_ms;
+        pg.end(clean);
+        self.stirred = true;
+        for standby in 0..self.hosts.len() {
+            let attached = self.hosts[standby].pg.standby().and_then(|s| s.receiver);
+            if attached == Some((host, life)) {
+                let wait_ms = self.latency() + 1;
+                self.pump_in(standby, wait_ms);
             }
         }
-        let pg = &mut self.hosts[i].pg;
-        pg.wal = wal;
-        pg.exists = true;
-        pg.run = Run::Off;
-        pg.shut_down = false;
+        self.look_soon(host);
+    }
+
+    /// Rewind or base backup: both end with the primary's WAL, not started.
+    fn replace(&mut self, host: usize, primary: NodeId, whole: bool) -> Outcome {
+        let Some(from) = self.host_of(self.hosts[host].group, primary) else {
+            return no("no such host");
+        };
+        let serves = self.hosts[from].pg.is_primary() && !self.hosts[from].pg.frozen;
+        if !serves || !self.linked(host, from) || !self.linked(from, host) {
+            return no("the primary cannot be reached");
+        }
+        let new = self.hosts[from].pg.wal.clone();
+        let old = self.hosts[host].pg.wal.clone();
+        if !whole && old.common(&new) < self.hosts[from].pg.floor {
+            return no("WAL that the rewind needs has been recycled");
+        }
+        self.end_postgres(host, false);
+        let kept_from = self.hosts[host].kept_from.take();
+        if whole {
+            self.coverage.clones += 1;
+        } else {
+            self.coverage.rewinds += 1;
+        }
+        self.witness(&Moment::Replaced { host, from, old: &old, new: &new, kept_from });
+        let h = &mut self.hosts[host];
+        h.pg.wal = new;
+        h.pg.exists = true;
+        h.pg.shut_down = false;
+        h.torn = false;
         Ok(if whole { StepDone::Created { system_id: 1 } } else { StepDone::Plain })
     }
 }

@@ -1,0 +1,30 @@
+//! A rewind in place waits until the new primary's rule is covered: while a directory is being
+//! overwritten, as many others hold what it held as that rule counts on, and the primary.
+
+use vigil_core::node::record::Replacing;
+
+use super::Moment;
+use crate::world::World;
+
+pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
+    let Moment::Saved { host, before, after } = moment else { return None };
+    if !before.is_whole() || after.replacing != Some(Replacing::Rewind) {
+        return None;
+    }
+    let h = &world.hosts[*host];
+    let rule = world.stores[h.group].record.rule()?;
+    // A lost disk is a copy fewer, whatever the rule says.
+    if rule.epoch != after.promise || !world.ghost.may_wipe(h.group) {
+        return None;
+    }
+    let copies = |tli, len| {
+        world.of_group(h.group).filter(|(_, o)| o.is_usable() && o.pg.wal.holds(tli, len)).count()
+    };
+    let few = world
+        .ghost
+        .acknowledged(h.group)
+        .find(|(tli, len)| h.pg.wal.holds(*tli, *len) && copies(*tli, *len) <= rule.acks as usize);
+    few.map(|(tli, len)| {
+        format!("{} is rewound while {tli}/{len} is on {} others", h.name, copies(tli, len))
+    })
+}

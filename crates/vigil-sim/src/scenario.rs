@@ -1,0 +1,226 @@
+//! What a seed means: who is there, how they are set up, and what goes wrong when. All of it is
+//! drawn before the run, so that a shorter schedule is the same schedule with parts left out.
+
+use crate::rng::Rng;
+
+/// A node as its keeper introduces it.
+#[derive(Clone, Copy, Debug)]
+pub struct NodePlan {
+    pub priority: u32,
+    pub quorum: bool,
+}
+
+/// One group at its birth.
+#[derive(Clone, Debug)]
+pub struct GroupPlan {
+    pub nodes: Vec<NodePlan>,
+    pub number_sync_standbys: u32,
+}
+
+/// What goes wrong, or what an operator does meanwhile.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Kind {
+    KillNode,
+    KillPostgres,
+    KillPostmaster,
+    KillKeeper,
+    KeeperDiesActing,
+    CutNode,
+    CutPair,
+    CutOneWay,
+    Flap,
+    FreezeNode,
+    FreezeKeeper,
+    HangPostgres,
+    StickReplay,
+    WipeNode,
+    RecycleWal,
+    SlowDisk,
+    SlowLink,
+    LossyNet,
+    RepeatOrders,
+    ClockJump,
+    KillMonitor,
+    MonitorAsleep,
+    MonitorCutOff,
+    StoreFails,
+    RestoreStore,
+    LoseStore,
+    SecondMonitor,
+    Leave,
+    Switchover,
+    Failover,
+    AcceptLoss,
+    SetPriority,
+    SetQuorum,
+    SetSync,
+    Maintenance,
+    Drop,
+    Join,
+}
+
+impl Kind {
+    /// Every kind, with its weight in the draw.
+    pub const ALL: &[(Kind, u64)] = &[
+        (Kind::KillNode, 10),
+        (Kind::KillPostgres, 10),
+        (Kind::KillPostmaster, 5),
+        (Kind::KillKeeper, 5),
+        (Kind::KeeperDiesActing, 5),
+        (Kind::CutNode, 8),
+        (Kind::CutPair, 5),
+        (Kind::CutOneWay, 5),
+        (Kind::Flap, 3),
+        (Kind::FreezeNode, 5),
+        (Kind::FreezeKeeper, 5),
+        (Kind::HangPostgres, 6),
+        (Kind::StickReplay, 6),
+        (Kind::WipeNode, 3),
+        (Kind::RecycleWal, 1),
+        (Kind::SlowDisk, 3),
+        (Kind::SlowLink, 8),
+        (Kind::LossyNet, 3),
+        (Kind::RepeatOrders, 4),
+        (Kind::ClockJump, 1),
+        (Kind::KillMonitor, 4),
+        (Kind::MonitorAsleep, 3),
+        (Kind::MonitorCutOff, 3),
+        (Kind::StoreFails, 3),
+        (Kind::RestoreStore, 2),
+        (Kind::LoseStore, 2),
+        (Kind::SecondMonitor, 2),
+        (Kind::Leave, 4),
+        (Kind::Switchover, 7),
+        (Kind::Failover, 3),
+        (Kind::AcceptLoss, 2),
+        (Kind::SetPriority, 3),
+        (Kind::SetQuorum, 3),
+        (Kind::SetSync, 4),
+        (Kind::Maintenance, 3),
+        (Kind::Drop, 2),
+        (Kind::Join, 3),
+    ];
+
+    fn draw(rng: &mut Rng) -> Kind {
+        let sum: u64 = Kind::ALL.iter().map(|k| k.1).sum();
+        let mut at = rng.range(0, sum - 1);
+        for (kind, weight) in Kind::ALL {
+            if at < *weight {
+                return *kind;
+            }
+            at -= weight;
+        }
+        Kind::KillNode
+    }
+}
+
+/// Whom it hits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// Whoever takes writes then.
+    Primary,
+    /// The so-and-so-many-th node.
+    Node(usize),
+}
+
+/// One entry of a schedule.
+#[derive(Clone, Copy, Debug)]
+pub struct Fault {
+    /// After the one before, in milliseconds.
+    pub after_ms: u64,
+    pub kind: Kind,
+    pub group: usize,
+    pub target: Target,
+    /// A second node, a value: whatever the kind needs.
+    pub detail: u64,
+    /// Until it is taken back, in milliseconds.
+    pub lasts_ms: u64,
+    /// It waits for the next change of the primary, to come in its midst.
+    pub amid: bool,
+}
+
+/// Everything that a seed stands for.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    pub seed: u64,
+    pub groups: Vec<GroupPlan>,
+    pub heartbeat_ms: u64,
+    pub misses: u32,
+    /// Clients of a group write about so often, in milliseconds.
+    pub client_ms: u64,
+    /// How far each host's clock runs wrong at most, in parts per million.
+    pub drift_ppm: u64,
+    pub schedule: Vec<Fault>,
+}
+
+impl Scenario {
+    /// The scenario of a seed.
+    pub fn of(seed: u64) -> Scenario {
+        let mut rng = Rng::new(seed ^ 0x5EED_0F_5CE7_A210);
+        let count = if rng.chance(5) { 2 } else { 1 };
+        let groups: Vec<GroupPlan> = (0..count).map(|_| group(&mut rng, count)).collect();
+        let (heartbeat_ms, misses) =
+            [(1000, 3), (1000, 3), (1000, 3), (500, 3), (250, 3), (1000, 2)][rng.below(6)];
+        let client_ms = [20, 40, 40, 80, 200][rng.below(5)];
+        let drift_ppm = if rng.chance(20) { 20_000 } else { 100 };
+        let length = rng.range(4, 9);
+        // A third of the seeds is fast: one fault into the next.
+        let gap_ms = [300, 1200, 3000][rng.below(3)];
+        let schedule = (0..length).map(|_| fault(&mut rng, &groups, gap_ms)).collect();
+        Scenario { seed, groups, heartbeat_ms, misses, client_ms, drift_ppm, schedule }
+    }
+
+    /// The same, with only these entries of the schedule.
+    #[must_use]
+    pub fn keeping(&self, entries: &[usize]) -> Scenario {
+        let mut schedule = Vec::with_capacity(entries.len());
+        let mut waited_ms = 0;
+        for (i, fault) in self.schedule.iter().enumerate() {
+            waited_ms += fault.after_ms;
+            if entries.contains(&i) {
+                schedule.push(Fault { after_ms: waited_ms, ..*fault });
+                waited_ms = 0;
+            }
+        }
+        Scenario { schedule, ..self.clone() }
+    }
+}
+
+fn group(rng: &mut Rng, count: usize) -> GroupPlan {
+    let sizes: &[usize] =
+        if count > 1 { &[2, 3] } else { &[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7] };
+    let size = sizes[rng.below(sizes.len())];
+    let odd = rng.chance(25);
+    let nodes = (0..size)
+        .map(|i| NodePlan {
+            priority: match () {
+                () if odd && rng.chance(30) => 0,
+                () if rng.chance(50) => 50,
+                () => 100 - 10 * u32::try_from(i).unwrap_or(0),
+            },
+            quorum: !(odd && rng.chance(30)),
+        })
+        .collect::<Vec<_>>();
+    let counted = nodes.iter().filter(|n: &&NodePlan| n.quorum).count();
+    let most = u64::try_from(counted.saturating_sub(1).min(3)).unwrap_or(0);
+    let number_sync_standbys =
+        if rng.chance(35) { u32::try_from(rng.range(0, most)).unwrap_or(0) } else { 0 };
+    GroupPlan { nodes, number_sync_standbys }
+}
+
+fn fault(rng: &mut Rng, groups: &[GroupPlan], gap_ms: u64) -> Fault {
+    let group = rng.below(groups.len());
+    let kind = Kind::draw(rng);
+    let target = match kind {
+        Kind::StickReplay | Kind::Drop => Target::Node(rng.below(7)),
+        _ if rng.chance(60) => Target::Primary,
+        _ => Target::Node(rng.below(7)),
+    };
+    let lasts_ms = match rng.below(3) {
+        0 => rng.range(50, 1500),
+        1 => rng.range(1500, 6000),
+        _ => rng.range(4000, 15_000),
+    };
+    let (after_ms, detail, amid) = (rng.range(0, gap_ms), rng.draw(), rng.chance(35));
+    Fault { after_ms, kind, group, target, detail, lasts_ms, amid }
+}

@@ -1,0 +1,319 @@
+//! The monitor: the shell around the groups' drivers, and the store.
+//!
+//! It does what the shipped shell does: commit, then tell; after a commit that failed look what the
+//! store has, and begin anew if that is not what was expected. Two processes may run at once.
+
+use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
+use vigil_core::group::{Group, Plan};
+
+use super::net::ToKeeper;
+use super::{Event, World};
+use crate::invariants::{Moment, loss_accepted};
+
+/// A store that failed is left alone for so long, in milliseconds.
+const PAUSE_MS: u64 = 100;
+
+/// The store is looked at so often, in milliseconds.
+const LOOK_MS: u64 = 5000;
+
+/// One group in a monitor's process.
+pub(crate) struct Cell {
+    pub(crate) driver: GroupDriver,
+    /// The version that the store has, as this process knows.
+    version: u64,
+    /// The outcome of a commit is not known.
+    unsure: bool,
+    /// The store is looked at from time to time, in case that another process writes to it.
+    look_ms: u64,
+    pause_until_ms: u64,
+}
+
+impl Cell {
+    fn new(driver: GroupDriver, version: u64) -> Self {
+        Cell { driver, version, unsure: false, look_ms: 0, pause_until_ms: 0 }
+    }
+}
+
+/// One monitor process.
+pub(crate) struct Monitor {
+    pub(crate) up: bool,
+    /// SIGSTOP.
+    pub(crate) asleep: bool,
+    pub(crate) life: u64,
+    pub(crate) cells: Vec<Cell>,
+    tick_at_ms: u64,
+}
+
+impl Monitor {
+    pub(crate) fn down() -> Self {
+        Monitor { up: false, asleep: false, life: 0, cells: Vec::new(), tick_at_ms: 0 }
+    }
+}
+
+impl World {
+    /// A process starts from what the store has.
+    pub(super) fn start_monitor(&mut self, monitor: usize, life: u64) {
+        if self.monitors[monitor].up || self.monitors[monitor].life != life {
+            return;
+        }
+        let now = self.now();
+        let cells = self.stores.iter().map(|store| {
+            let record = store.record.clone();
+            let version = record.version;
+            // A store that was put back tells by its last sign of life how old it is.
+            let driver = if store.doubtful {
+                GroupDriver::doubting(record, now)
+            } else {
+                GroupDriver::new(record, now)
+            };
+            Cell::new(driver, version)
+        });
+        let cells = cells.collect();
+        let m = &mut self.monitors[monitor];
+        (m.up, m.asleep, m.cells) = (true, false, cells);
+        self.note("monitor", "starts", || format!("process {monitor}"));
+        self.after(5, Event::MonitorTick { monitor, life });
+    }
+
+    pub(super) fn kill_monitor(&mut self, monitor: usize) {
+        let m = &mut self.monitors[monitor];
+        if !m.up {
+            return;
+        }
+        (m.up, m.asleep) = (false, false);
+        m.life += 1;
+        m.cells.clear();
+        self.note("monitor", "killed", || format!("process {monitor}"));
+        let streams: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.monitor == monitor && s.at_monitor)
+            .map(|(id, _)| *id)
+            .collect();
+        for stream in streams {
+            self.close_at_monitor(stream);
+        }
+    }
+
+    pub(super) fn monitor_tick(&mut self, monitor: usize, life: u64) {
+        let m = &self.monitors[monitor];
+        if !m.up || m.life != life {
+            return;
+        }
+        if m.asleep {
+            return self.after(20, Event::MonitorTick { monitor, life });
+        }
+        for group in 0..self.stores.len() {
+            self.settle(monitor, group);
+            self.monitor_input(monitor, group, GroupInput::Tick);
+        }
+        let now = self.now();
+        let wait = |cell: &Cell| cell.driver.wake_in_ms(now).max(15);
+        let wait_ms = self.monitors[monitor].cells.iter().map(wait).min().unwrap_or(100);
+        self.monitors[monitor].tick_at_ms = self.now_ms + wait_ms;
+        self.after(wait_ms, Event::MonitorTick { monitor, life });
+    }
+
+    pub(super) fn monitor_input(&mut self, monitor: usize, group: usize, input: GroupInput) {
+        let now = self.now();
+        if !self.monitors[monitor].up {
+            return;
+        }
+        let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+        let output = cell.driver.handle(input, now);
+        if output.record.is_some() || !output.events.is_empty() {
+            if !self.commit(monitor, group, &output) {
+                let cell = &mut self.monitors[monitor].cells[group];
+                cell.driver.rollback();
+                for (stream, _) in output.welcomes {
+                    self.close_at_monitor(stream);
+                }
+                return;
+            }
+            self.monitors[monitor].cells[group].driver.committed();
+        }
+        self.deliver(output);
+    }
+
+    /// Whether it is durable. A failed commit may have been one that was not.
+    fn commit(&mut self, monitor: usize, group: usize, output: &GroupOutput) -> bool {
+        let now_ms = self.now_ms;
+        if now_ms < self.monitors[monitor].cells[group].pause_until_ms
+            || !self.settle(monitor, group)
+        {
+            return false;
+        }
+        let fails = self.stores[group].fails || self.rng.range(0, 999) < 3;
+        let cell = &mut self.monitors[monitor].cells[group];
+        let stale = self.stores[group].record.version != cell.version;
+        if stale || fails {
+            cell.unsure = true;
+            cell.pause_until_ms = now_ms + PAUSE_MS;
+            self.note(
+                "store",
+                "commit fails",
+                || if stale { "stale".into() } else { String::new() },
+            );
+            // It did get there; only the answer was lost.
+            if !stale && self.rng.chance(30) {
+                self.store(monitor, group, output);
+            }
+            return false;
+        }
+        self.store(monitor, group, output);
+        self.monitors[monitor].cells[group].version = self.stores[group].record.version;
+        true
+    }
+
+    /// When the outcome of a commit is not known, the store is asked. Whether it is as expected.
+    fn settle(&mut self, monitor: usize, group: usize) -> bool {
+        let now_ms = self.now_ms;
+        let store = &self.stores[group];
+        let cell = &mut self.monitors[monitor].cells[group];
+        if now_ms >= cell.look_ms {
+            cell.unsure |= cell.look_ms > 0;
+            cell.look_ms = now_ms + LOOK_MS;
+        }
+        if !cell.unsure {
+            return true;
+        }
+        if now_ms < cell.pause_until_ms {
+            return false;
+        }
+        if store.fails {
+            cell.pause_until_ms = now_ms + PAUSE_MS;
+            return false;
+        }
+        cell.unsure = false;
+        let expected = store.record.version == cell.version;
+        if !expected {
+            self.begin_anew(monitor, group);
+        }
+        expected
+    }
+
+    fn begin_anew(&mut self, monitor: usize, group: usize) {
+        self.note("monitor", "begins anew", || format!("group {group}"));
+        let record = self.stores[group].record.clone();
+        let version = record.version;
+        let driver = GroupDriver::new(record, self.now());
+        self.monitors[monitor].cells[group] = Cell::new(driver, version);
+        let streams: Vec<u64> = self
+            .streams
+            .iter()
+            .filter(|(_, s)| s.monitor == monitor && s.at_monitor)
+            .filter(|(_, s)| self.hosts[s.host].group == group)
+            .map(|(id, _)| *id)
+            .collect();
+        for stream in streams {
+            self.close_at_monitor(stream);
+        }
+    }
+
+    fn store(&mut self, monitor: usize, group: usize, output: &GroupOutput) {
+        for event in &output.events {
+            self.note("event", event.kind.as_str(), || {
+                format!("{} {:?}", event.description, event.evidence)
+            });
+        }
+        let store = &mut self.stores[group];
+        let before = match &output.record {
+            Some(record) => std::mem::replace(&mut store.record, (**record).clone()),
+            None => store.record.clone(),
+        };
+        let after = self.stores[group].record.clone();
+        if before.plan != after.plan || before.rules != after.rules {
+            self.note("plan", after.plan.name(), || {
+                let rules: Vec<String> = after.rules.iter().map(rule_words).collect();
+                format!("{:?} S = {}", after.plan, rules.join(" "))
+            });
+        }
+        self.coverage.recorded(&before, &after, &output.events);
+        self.witness(&Moment::Recorded {
+            monitor,
+            group,
+            before: &before,
+            after: &after,
+            events: &output.events,
+        });
+        if let Some(winner) = loss_accepted(&after, &output.events)
+            && let Some(host) = self.host_of(group, winner)
+        {
+            let wal = self.hosts[host].pg.wal.clone();
+            self.ghost.loss_accepted(group, after.epoch, &wal);
+        }
+        let store = &mut self.stores[group];
+        if !matches!(after.plan, Plan::Recovering | Plan::Forming { .. }) {
+            store.doubtful = false;
+        }
+        let amid = before.plan != after.plan && !matches!(after.plan, Plan::Serving { .. });
+        if output.record.is_some() {
+            store.past.push(before);
+        }
+        if amid {
+            self.strike_amid(group);
+        }
+    }
+
+    fn deliver(&mut self, output: GroupOutput) {
+        for (stream, answer) in output.welcomes {
+            match answer {
+                Ok(welcome) => {
+                    if let Some(s) = self.streams.get_mut(&stream) {
+                        s.node = Some(welcome.node_id);
+                    }
+                    self.send_down(stream, ToKeeper::Welcome(welcome.node_id));
+                }
+                Err(refusal) => {
+                    self.note("monitor", "refuses", || refusal.to_string());
+                    self.close_at_monitor(stream);
+                }
+            }
+        }
+        for (stream, _, order) in output.orders {
+            self.send_down(stream, ToKeeper::Order(Box::new(order)));
+        }
+    }
+
+    /// What an operator's hand does: the command goes to a monitor that answers.
+    pub(super) fn command(&mut self, group: usize, command: vigil_core::command::Command) {
+        self.next_command += 1;
+        let id = self.next_command;
+        let answers = |m: &&Monitor| m.up && !m.asleep;
+        if let Some(monitor) = self.monitors.iter().position(|m| answers(&m)) {
+            self.note("operator", "command", || format!("{command:?}"));
+            self.monitor_input(monitor, group, GroupInput::Command { id, command });
+        }
+    }
+
+    /// The store as it was some time ago, or as on the first day. Every process over it has gone.
+    pub(super) fn put_store_back(&mut self, group: usize, lost: bool) {
+        let empty = |record: &Group| {
+            Group::new(record.key.clone(), self.scenario_settings(group), "secret".to_owned())
+        };
+        let fresh = empty(&self.stores[group].record);
+        let past = self.stores[group].past.len();
+        let pick = self.rng.below(past);
+        let store = &mut self.stores[group];
+        let old = if lost { None } else { store.past.get(pick).cloned() };
+        store.record = old.unwrap_or(fresh);
+        store.doubtful = true;
+        let version = store.record.version;
+        self.note("store", "put back", || format!("group {group}, version {version}"));
+    }
+
+    fn scenario_settings(&self, group: usize) -> vigil_core::group::Settings {
+        vigil_core::group::Settings {
+            number_sync_standbys: self.scenario.groups[group].number_sync_standbys,
+            heartbeat_interval_ms: self.scenario.heartbeat_ms,
+            heartbeat_misses: self.scenario.misses,
+            ..vigil_core::group::Settings::default()
+        }
+    }
+}
+
+/// A rule in a word: id, primary, acknowledgements, members.
+pub(crate) fn rule_words(rule: &vigil_core::rule::SyncRule) -> String {
+    let members: Vec<String> = rule.members.iter().map(ToString::to_string).collect();
+    format!("{}:{}>{}({})", rule.id(), rule.primary, rule.acks, members.join(","))
+}
