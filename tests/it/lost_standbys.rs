@@ -104,3 +104,58 @@ fn one_of_two_standbys_may_go_without_a_pause() {
     assert!(writers.failures().is_empty(), "{:?}", writers.failures());
     writers.verify_everywhere(&lab);
 }
+
+#[test]
+fn with_all_priorities_0_an_election_waits_says_so_and_is_ended_by_a_command() {
+    let mut lab = Lab::builder().heartbeat(millis(250)).start();
+    let writers = lab.writers(2);
+    writers.wait_until_steady();
+    for node in lab.node_names() {
+        lab.ok(&["set-node", &node, "--candidate-priority", "0"]);
+    }
+    let refused = lab.pgctl(&["perform-switchover"]);
+    refused.expect_code(5).expect_one_error_line();
+    lab.kill("node1", Part::All);
+    lab.wait_until("explain says that a candidate is missing", secs(20), || {
+        lab.pgctl(&["explain"]).stdout.contains("--candidate-priority")
+            && lab.state().is_ok_and(|s| s.json["waiting_on"].to_string().contains("priority"))
+    });
+    lab.holds("nobody is promoted", secs(3), || {
+        ["node2", "node3"].iter().all(|node| lab.is_in_recovery(node) == Some(true))
+    });
+    lab.ok(&["set-node", "node2", "--candidate-priority", "1"]);
+    lab.wait_for("node2 takes over", secs(10), |s| s.primary() == Some("node2"));
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    writers.verify_everywhere(&lab);
+}
+
+/// number-sync-standbys 1 and two standbys: one is gone for good, later the primary is lost.
+#[test]
+fn two_losses_one_after_the_other_are_survived() {
+    let mut lab = Lab::builder().heartbeat(millis(250)).number_sync_standbys(1).start();
+    let writers = lab.writers(2);
+    writers.wait_until_steady();
+    lab.kill("node3", Part::All);
+    lab.wait_until("the rule shrinks to node2", secs(20), || {
+        let names = lab.value("node1", "show synchronous_standby_names").unwrap_or_default();
+        names.starts_with("ANY 1") && names.contains("node2") && !names.contains("node3")
+    });
+    writers.wait_until_steady();
+    let killed = Instant::now();
+    lab.kill("node1", Part::All);
+    lab.wait_for("node2 takes over", secs(20), |s| {
+        s.node("node2").is_some_and(|n| n.reported == "primary" || n.reported == "wait_primary")
+    });
+    // With nobody left it waits for one; the first that comes back will do.
+    lab.holds("nothing is acknowledged by node2 alone", secs(2), || {
+        writers.acks_of("node2", killed) == 0
+    });
+    lab.start("node1");
+    writers.wait_for_writes(secs(60));
+    lab.start("node3");
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    writers.verify_everywhere(&lab);
+}

@@ -27,6 +27,8 @@ mod harness_checks;
 
 mod command_line;
 mod endpoints;
+mod kept_from_harm;
+mod lost_monitor;
 mod lost_standbys;
 mod maintenance;
 mod membership;

@@ -4,7 +4,6 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::harness::{Lab, Part, is_root, millis, not_run, postgres_bin, run, secs};
 
@@ -174,7 +173,7 @@ fn tablespaces_survive_clones_and_rewinds() {
     lab.kill("node1", Part::All);
     fs::remove_dir_all(lab.data_dir("node1")).unwrap();
     lab.start("node1");
-    lab.wait_until_whole(Duration::from_secs(60));
+    lab.wait_until_whole(secs(60));
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);
 }

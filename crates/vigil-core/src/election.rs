@@ -249,7 +249,8 @@ pub fn first_members(
         .filter(|(id, _)| **id != winner)
         .filter(|(_, p)| p.usable && !p.fetching && p.position.is_some_and(|at| history.holds(at)))
         .filter(|(id, _)| group.members.get(id).is_some_and(counts))
-        .filter(|(id, _)| facts.report(**id).is_some_and(|r| !r.leaving))
+        // A delayed one connects only when it has replayed, late, what it has.
+        .filter(|(id, _)| facts.report(**id).is_some_and(|r| !r.leaving && !r.delayed))
         .map(|(id, _)| *id)
         .collect()
 }

@@ -2,6 +2,7 @@
 //! its own, so that nothing that hangs can block the loop.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -12,7 +13,7 @@ use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::control::{Control, ControlState};
 use vigil_postgres::pgdata::{self, DataDir};
 use vigil_postgres::process::{self, Pid, Postmaster};
-use vigil_postgres::sql::SqlError;
+use vigil_postgres::sql::{SqlError, remote};
 use vigil_postgres::{Session, SqlStatus};
 
 use crate::local::Local;
@@ -20,6 +21,9 @@ use crate::readiness;
 
 /// The status query takes 0.2 ms; hanging is judged by the probe, with its own deadline.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
+
+/// A standby that has got nothing for so long asks whether its primary is there.
+const STARVED: Duration = Duration::from_secs(3);
 
 /// What the agent asks for: a look that begins after this number was set.
 pub type Wanted = watch::Receiver<u64>;
@@ -95,6 +99,11 @@ struct Memory {
     receiver: Option<Pid>,
     received: Lsn,
     grown_at: Option<Instant>,
+    /// Since when nothing is received although it should be.
+    starved_since: Option<Instant>,
+    /// The newest answer to whether the upstream can be reached otherwise, and when it was asked.
+    upstream_answers: Arc<AtomicBool>,
+    asked_upstream: Option<Instant>,
     /// What was last logged of a failing login.
     complained: String,
 }
@@ -216,6 +225,7 @@ impl Observer {
         } else {
             status.timeline
         };
+        let upstream_answers = self.look_for_upstream(status);
         let detached = status.primary_conninfo.is_empty() && local.is_conf_detached();
         Some(UpView {
             in_recovery: status.in_recovery,
@@ -234,11 +244,40 @@ impl Observer {
             upstream: local.upstream(&self.record.borrow()),
             history: history(&local, tli),
             checkpoint_tli: control.checkpoint_tli,
+            upstream_answers,
             delayed: status.delayed,
             cramped: status.in_recovery && !status.limits.suffice_for(control.limits),
             foreign_conf: is_elsewhere(&local.pgdata, &status.config_file),
             senders: status.senders.iter().map(sender).collect(),
         })
+    }
+
+    /// Whether the primary that a starving standby should receive from can be reached at all; asked
+    /// now and then, in the background.
+    fn look_for_upstream(&mut self, status: &SqlStatus) -> bool {
+        let record = Arc::clone(&self.record.borrow());
+        let upstream = self.local.upstream(&record).filter(|_| status.in_recovery);
+        let memory = &mut self.memory;
+        let fed = memory.grown_at.is_some_and(|at| at.elapsed() < STARVED);
+        let Some((primary, _)) = upstream.filter(|_| !fed) else {
+            memory.starved_since = None;
+            memory.upstream_answers = Arc::default();
+            return false;
+        };
+        let since = *memory.starved_since.get_or_insert_with(Instant::now);
+        let due = memory.asked_upstream.is_none_or(|at| at.elapsed() > STARVED);
+        if since.elapsed() > STARVED
+            && due
+            && let Ok(upstream) = self.local.upstream_of(&record, primary)
+        {
+            memory.asked_upstream = Some(Instant::now());
+            let answers = Arc::clone(&memory.upstream_answers);
+            tokio::spawn(async move {
+                let answered = remote::answers(&upstream, STATUS_WITHIN).await;
+                answers.store(answered, Ordering::Relaxed);
+            });
+        }
+        memory.upstream_answers.load(Ordering::Relaxed)
     }
 
     fn remember(&mut self, status: &SqlStatus, streaming: bool) {

@@ -85,6 +85,16 @@ pub struct Config {
           value_parser = clap::value_parser!(u32).range(0..=100))]
     pub number_sync_standbys: u32,
 
+    /// Failovers that may begin by themselves within the window, in formations created from now on;
+    /// then an operator has to say so. 0: no limit
+    #[arg(long, value_name = "N", default_value_t = 30)]
+    pub max_failovers: u32,
+
+    /// The window of --max-failovers
+    #[arg(long, value_name = "DURATION", default_value = "10m",
+          value_parser = humantime::parse_duration)]
+    pub failover_window: Duration,
+
     /// Serve gRPC without TLS
     #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
           default_value = "false", default_missing_value = "true", hide_default_value = true,
@@ -179,6 +189,8 @@ impl Config {
             heartbeat_interval_ms: u64::try_from(self.heartbeat_interval.as_millis())
                 .unwrap_or(u64::MAX),
             heartbeat_misses: self.heartbeat_misses,
+            max_failovers: self.max_failovers,
+            failover_window_ms: u64::try_from(self.failover_window.as_millis()).unwrap_or(u64::MAX),
             ..Settings::default()
         }
     }

@@ -1,7 +1,7 @@
 //! SQL to the local server, over the Unix socket.
 
 mod admin;
-pub(crate) mod remote;
+pub mod remote;
 mod session;
 mod slots;
 mod status;

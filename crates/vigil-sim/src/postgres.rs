@@ -200,6 +200,7 @@ impl Postgres {
             upstream: None,
             history: self.wal.history(),
             checkpoint_tli: Tli(self.checkpoint_tli),
+            upstream_answers: false,
             delayed: false,
             cramped: false,
             foreign_conf: false,

@@ -135,21 +135,8 @@ impl Builder {
 
     /// All up: one primary, the others secondary, a table for the writers.
     pub(crate) fn start(self) -> Lab {
-        let nodes = self.nodes;
         let mut lab = self.prepare();
-        lab.start_daemon(MONITOR);
-        let names = lab.node_names();
-        for name in &names {
-            lab.start_daemon(name);
-            if name == "node1" {
-                lab.wait_for("node1 accepts writes", secs(60), |state| {
-                    state.primary() == Some("node1")
-                });
-                let table = "create table acks (writer int, seq bigint, primary key (writer, seq))";
-                lab.sql("node1", table).unwrap();
-            }
-        }
-        lab.wait_for("the new cluster is whole", secs(90), |s| s.is_whole(nodes));
+        lab.start_all();
         lab
     }
 
@@ -364,6 +351,24 @@ impl Lab {
             Some(network) => network.on(host, work),
             None => work(),
         }
+    }
+
+    /// Starts a new cluster: one primary, the others secondary, a table for the writers.
+    pub(crate) fn start_all(&mut self) {
+        self.start_daemon(MONITOR);
+        let names = self.node_names();
+        for name in &names {
+            self.start_daemon(name);
+            if name == "node1" {
+                self.wait_for("node1 accepts writes", secs(60), |state| {
+                    state.primary() == Some("node1")
+                });
+                let table = "create table acks (writer int, seq bigint, primary key (writer, seq))";
+                self.sql("node1", table).unwrap();
+            }
+        }
+        let nodes = names.len();
+        self.wait_for("the new cluster is whole", secs(90), |s| s.is_whole(nodes));
     }
 
     /// Starts the daemon of a host as a service manager would at boot.

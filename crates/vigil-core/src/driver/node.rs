@@ -20,6 +20,9 @@ use crate::wal::{Lsn, Position, Tli};
 /// A step that failed is tried again after so long at first, in milliseconds; doubled each time.
 const RETRY_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
+/// A primary's probe makes WAL move at every heartbeat; a standby that has got none for so long is
+/// not fed, in milliseconds.
+const FED_MS: u64 = 5_000;
 /// Nothing is left longer without a tick, in milliseconds.
 const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
@@ -267,7 +270,10 @@ impl NodeDriver {
     }
 
     fn look(&mut self, seen: Observed, now: Now, out: &mut Vec<NodeOutput>) {
-        let streams = matches!(&seen.server, ServerView::Up(up) if up.streaming);
+        // A receiver that is refused what it asks for looks as if it streamed, for a moment each
+        // time: only WAL that comes is proof.
+        let fed = |up: &UpView| up.wal_age_ms.is_some_and(|age| age < FED_MS);
+        let streams = matches!(&seen.server, ServerView::Up(up) if up.streaming && fed(up));
         let attached = match &seen.server {
             ServerView::Up(up) => up.upstream.is_some(),
             ServerView::Starting => self.record.copied_from.is_some(),
@@ -410,11 +416,6 @@ impl NodeDriver {
                 }
             }
             StepDone::Created { system_id } => record.system_id = Some(*system_id),
-            StepDone::WalKept { path } => {
-                let text =
-                    format!("{} was rewound; its WAL from the fork on is in {path}", record.name);
-                record.notice(EventKind::Rejoin, text);
-            }
             StepDone::Plain => {}
         }
         if record != self.record {

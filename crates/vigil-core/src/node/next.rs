@@ -18,6 +18,8 @@ const STOP_BUDGET_MS: u64 = 2_500;
 /// the WAL that it needs is gone. Long, because a cut link looks the same, and until the clone is
 /// there this node is no candidate.
 const STALLED_MS: u64 = 120_000;
+/// The same while the link is known to work: then only what it asks for can be missing.
+const STARVED_MS: u64 = 15_000;
 
 /// A diverged standby waits so long for a rewind to be allowed before it takes a whole copy,
 /// in milliseconds.
@@ -348,9 +350,10 @@ fn follow(
         return Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS });
     }
     if up.upstream == Some((primary, order.epoch)) && !up.detached {
+        let patience_ms = if up.upstream_answers { STARVED_MS } else { STALLED_MS };
         // Its WAL is a prefix of the primary's, so a copy beside takes nothing away, and the rule may
         // be waiting for just this node.
-        if history.is_some() && up.replay_idle && memory.stalled_ms >= STALLED_MS {
+        if history.is_some() && up.replay_idle && memory.stalled_ms >= patience_ms {
             let keep = lineage_end(up);
             return replace(record, Replacing::Beside, Step::Clone { primary, keep });
         }

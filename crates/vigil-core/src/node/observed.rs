@@ -78,6 +78,9 @@ pub struct UpView {
     pub history: TimelineHistory,
     /// The control file's timeline.
     pub checkpoint_tli: Tli,
+    /// The upstream answered another connection a moment ago: if nothing is received, it is not for
+    /// want of a link.
+    pub upstream_answers: bool,
     /// `recovery_min_apply_delay` is set.
     pub delayed: bool,
     /// Its `max_connections` or the like are below the primary's: replay has stopped, and goes on

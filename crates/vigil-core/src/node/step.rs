@@ -110,10 +110,6 @@ pub enum StepDone {
         rule: RuleId,
         from: Lsn,
     },
-    /// WAL that a rewind or clone discarded was copied to `path` first.
-    WalKept {
-        path: String,
-    },
     /// initdb, or a clone, made a data directory with this system identifier.
     Created {
         system_id: u64,

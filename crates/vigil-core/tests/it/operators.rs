@@ -186,3 +186,157 @@ fn a_keeper_remembers_that_its_node_is_in_maintenance() {
     record.take_in(&order(1, 6, Goal::Wait));
     assert!(matches!(step(&record), Next::Do(_)));
 }
+
+/// A primary that dies again and again is not cured by another one: after so many failovers within
+/// the window an operator has to say so, and is obeyed at once.
+#[test]
+fn failovers_by_themselves_are_limited_and_those_of_an_operator_are_not() {
+    let mut monitor = Monitor::new(|s| {
+        s.group.settings.max_failovers = 1;
+        s.group.settings.failover_window_ms = 60_000;
+    });
+    let rule = monitor.rule();
+    let dies = |monitor: &mut Monitor| {
+        let mut down = primary_report(&rule, &[]);
+        down.server = Server::Hung;
+        monitor.report(1, down);
+        matches!(monitor.driver.group().plan, Plan::Electing { .. })
+    };
+    assert!(dies(&mut monitor), "the first one");
+    // Another one takes over.
+    let goes_on = |monitor: &mut Monitor, epoch: u64| {
+        monitor.report(2, pledged_report(epoch, at(1, 6100)));
+        monitor.report(3, pledged_report(epoch, at(1, 6100)));
+        let new = monitor.rule();
+        let out = monitor.report(new.primary.0, primary_report(&new, &[1, 2, 3]));
+        assert!(matches!(monitor.driver.group().plan, Plan::Serving { .. }), "{out:?}");
+        new
+    };
+    let new = goes_on(&mut monitor, 2);
+    let mut down = primary_report(&new, &[]);
+    down.server = Server::Stopped;
+    monitor.report(new.primary.0, down.clone());
+    let serving = Plan::Serving { primary: new.primary };
+    assert_eq!(monitor.driver.group().plan, serving, "the second one waits");
+    let view = monitor.driver.view(crate::support::t(monitor.ms), &|_| String::new());
+    assert!(view.alerts.iter().any(|a| a.code == "failovers_limited"), "{:?}", view.alerts);
+    assert!(view.waiting_on.iter().any(|w| w.what.contains("perform-failover")));
+    monitor.command(Command::Failover { allow_data_loss: false }).0.unwrap();
+    assert!(matches!(monitor.driver.group().plan, Plan::Electing { .. }));
+}
+
+#[test]
+fn a_standby_that_replays_late_is_never_chosen() {
+    use vigil_core::election::{Call, Election, elect};
+    let mut scene = crate::support::Scene::serving(3);
+    scene.report_mut(1).server = Server::Stopped;
+    for n in [2, 3] {
+        let mut report = pledged_report(2, at(1, 6000));
+        report.delayed = n == 2;
+        scene.hear(n, report, crate::support::T0 + 10);
+    }
+    let call = Call {
+        epoch: Epoch(2),
+        from: Some(NodeId(1)),
+        wanted: Some(NodeId(2)),
+        renewable: false,
+        accept_loss: false,
+    };
+    let now = crate::support::t(crate::support::T0 + 500);
+    let elected = elect(&scene.group, &scene.facts, call, now);
+    let Election::Elected { winner, .. } = elected else { panic!("{elected:?}") };
+    assert_eq!(winner, NodeId(3), "node 2 is wanted and has the better priority");
+}
+
+/// A standby that fails for a reason that passes by itself is tried again for ever; one that fails
+/// for another reason is left alone, and the command that lifts it is told.
+#[test]
+fn quarantine_has_its_reason_and_its_way_out() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let failing = |failures| Report {
+        problem: Some(vigil_core::message::Problem {
+            code: "clone_failed".into(),
+            text: "no space left".into(),
+            failures,
+        }),
+        ..standby_report(&rule, 10)
+    };
+    monitor.report(3, failing(9));
+    assert_eq!(monitor.driver.group().members.get(&NodeId(3)).unwrap().quarantine, None);
+    let out = monitor.report(3, failing(10));
+    let event = out.events.iter().find(|e| e.kind == EventKind::Quarantine).unwrap();
+    assert!(event.description.contains("pgctl disable-maintenance node3"), "{event:?}");
+    assert!(event.description.contains("no space left"), "{event:?}");
+    monitor.report(1, primary_report(&rule, &[2, 3]));
+    assert_eq!(monitor.rule().members, crate::support::ids(&[2]), "it is not waited for");
+    monitor.refuses(enable("node3", false), RefusalCode::Refused, "in quarantine");
+    let lift = Command::DisableMaintenance { node: "node3".into() };
+    assert!(monitor.command(lift).0.unwrap().contains("leaves quarantine"));
+    // The primary is never stopped by it.
+    let mut primary = primary_report(&monitor.rule(), &[2, 3]);
+    primary.problem = failing(50).problem;
+    monitor.report(1, primary);
+    assert_eq!(monitor.driver.group().members.get(&NodeId(1)).unwrap().quarantine, None);
+}
+
+/// What a keeper tells of itself becomes one event, however often it is told.
+#[test]
+fn a_notice_is_noted_once() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let notice = |seq: u64| vigil_core::message::Notice {
+        seq,
+        kind: EventKind::Rejoin,
+        text: format!("WAL {seq} is kept"),
+    };
+    let mut report = standby_report(&rule, 10);
+    report.notices = vec![notice(1), notice(2)];
+    assert_eq!(monitor.report(2, report.clone()).events.len(), 2);
+    assert_eq!(monitor.report(2, report.clone()).events, []);
+    report.notices.push(notice(3));
+    let events = monitor.report(2, report).events;
+    assert_eq!(events.len(), 1);
+    assert_eq!(events[0].description, "WAL 3 is kept");
+}
+
+/// A record that is an old one, put back: keepers have met higher order numbers. What is ordered
+/// from now on is numbered above those, or they would refuse it for ever.
+#[test]
+fn orders_of_a_record_that_was_put_back_are_obeyed() {
+    let mut monitor = Monitor::new(|_| {});
+    let mut report = standby_report(&monitor.rule(), 10);
+    report.order_seq = 77_000_003;
+    let out = monitor.report(2, report);
+    let order = out.orders.iter().find(|(_, id, _)| *id == NodeId(2)).expect("an order anew");
+    assert!(order.2.seq > 77_000_003, "{}", order.2.seq);
+}
+
+/// A store that was lost: keepers bring back who is in the group, what was set, and who has which
+/// number, before anything is decided.
+#[test]
+fn a_lost_store_is_rebuilt_from_what_keepers_were_told() {
+    use crate::support::{key, known_hello, member, rule, t};
+    use vigil_core::driver::group::GroupDriver;
+    use vigil_core::group::{Group, Settings};
+    let group = Group::new(key(), Settings::default(), "new".to_owned());
+    let mut driver = GroupDriver::new(group, t(1000));
+    let mut hello = known_hello(2, 5, &[rule(5, 9, 1, &[2, 3], 1)]);
+    hello.settings = Some(Settings { number_sync_standbys: 1, ..Settings::default() });
+    hello.peers = (1..=3).map(|n| member(n).as_peer()).collect();
+    hello.peers[1].candidate_priority = 7;
+    hello.peers[2].maintenance = true;
+    driver.handle(GroupInput::Hello { stream: 1, hello, fresh_id: NodeId(1) }, t(1010));
+    let group = driver.group();
+    assert_eq!(group.plan, Plan::Recovering);
+    assert_eq!(group.settings.number_sync_standbys, 1);
+    let members: Vec<_> =
+        group.members.values().map(|m| (m.id.0, m.candidate_priority, m.maintenance)).collect();
+    assert_eq!(members, [(1, 100, false), (2, 7, false), (3, 80, true)]);
+    // A node that nobody knew does not get a number that somebody has.
+    let out = driver.handle(
+        GroupInput::Hello { stream: 2, hello: crate::support::hello(9), fresh_id: NodeId(1) },
+        t(1020),
+    );
+    assert_eq!(out.welcomes[0].1.as_ref().unwrap().node_id, NodeId(4));
+}

@@ -323,6 +323,7 @@ pub(crate) fn up(end: (u32, u64)) -> UpView {
         upstream: None,
         history: TimelineHistory { tli: Tli(end.0), ancestors: Vec::new() },
         checkpoint_tli: Tli(end.0),
+        upstream_answers: false,
         delayed: false,
         cramped: false,
         foreign_conf: false,

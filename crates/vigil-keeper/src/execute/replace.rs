@@ -34,7 +34,7 @@ impl Executor {
             self.stop(STOP_WITHIN).await?;
         }
         // Before the recovery, which writes to the same files.
-        let kept = self.keep_wal(fork).await?;
+        self.keep_wal(fork).await?;
         self.make_clean().await?;
         let upstream = self.tool_upstream(primary)?;
         let patience = Patience::new();
@@ -52,10 +52,7 @@ impl Executor {
         }
         pgdata::set_standby_signal(&local.pgdata)?;
         local.write_before_start(&self.record, Role::Detached)?;
-        Ok(match kept {
-            Some(kept) => StepDone::WalKept { path: kept.dir.display().to_string() },
-            None => StepDone::Plain,
-        })
+        Ok(StepDone::Plain)
     }
 
     /// pg_rewind takes only what was shut down cleanly.
@@ -81,20 +78,11 @@ impl Executor {
         keep: Option<Position>,
     ) -> Result<StepDone> {
         let local = &self.local;
-        if let Some(keep) = keep {
-            match self.keep_wal(keep).await {
-                Ok(Some(kept)) => {
-                    let text = format!(
-                        "{} is cloned anew; its old WAL from {keep} on is in {}",
-                        self.record.name,
-                        kept.dir.display()
-                    );
-                    local.notice(EventKind::Rejoin, text);
-                }
-                Ok(None) => {}
-                // A directory that is beyond reading has nothing to keep.
-                Err(error) => tracing::warn!("cannot keep WAL of the old data: {error:#}"),
-            }
+        if let Some(keep) = keep
+            && let Err(error) = self.keep_wal(keep).await
+        {
+            // A directory that is beyond reading has nothing to keep.
+            tracing::warn!("cannot keep WAL of the old data: {error:#}");
         }
         let upstream = self.tool_upstream(primary)?;
         let (install, pgdata) = (&local.install, &local.pgdata);
@@ -120,7 +108,8 @@ impl Executor {
         Ok(Upstream { application_name, ..upstream })
     }
 
-    async fn keep_wal(&self, from: Position) -> Result<Option<KeptWal>> {
+    /// Copies aside what is about to go, and tells where.
+    async fn keep_wal(&self, from: Position) -> Result<()> {
         let root = self.local.state.path().join("kept-wal");
         let name = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S%.3fZ").to_string();
         let (pgdata, into) = (self.local.pgdata.clone(), root.join(name));
@@ -129,14 +118,17 @@ impl Executor {
         let kept = tokio::task::spawn_blocking(keeping)
             .await?
             .with_context(|| format!("keeping the WAL from {from} on"))?;
-        if let Some(kept) = &kept {
-            tracing::info!(
-                dir = %kept.dir.display(), segments = kept.segments, bytes = kept.bytes,
-                "kept the WAL that this node gives up"
+        if let Some(KeptWal { dir, segments, .. }) = &kept {
+            let text = format!(
+                "{} gives up WAL that the primary does not have: {segments} segments from {from} on, \
+                 a copy is in {}",
+                self.record.name,
+                dir.display()
             );
+            self.local.notice(EventKind::Rejoin, text);
         }
         prune(&root);
-        Ok(kept)
+        Ok(())
     }
 }
 
