@@ -51,8 +51,12 @@ impl World {
         }
         self.obey_reload(host);
         let Some(standby) = self.hosts[host].pg.standby() else { return };
+        let len = self.hosts[host].pg.wal.len();
+        let replayed_all = standby.replayed(len, self.now_ms) == len;
         match (standby.receiver, standby.conf) {
             (Some((source, life)), _) => self.receive(host, source, life),
+            // Only who has replayed all that it has starts a receiver.
+            (None, Some(_)) if !replayed_all => self.pump_in(host, RETRY_MS),
             (None, Some((id, _))) => {
                 let group = self.hosts[host].group;
                 let source = self.host_of(group, id).filter(|s| *s != host);
