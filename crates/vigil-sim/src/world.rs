@@ -14,6 +14,7 @@ use crate::scenario::Scenario;
 mod clients;
 mod faults;
 mod host;
+mod lab;
 mod monitor;
 mod net;
 mod replication;
@@ -21,6 +22,7 @@ mod run;
 mod steps;
 
 pub(crate) use host::Host;
+pub use lab::Lab;
 pub(crate) use monitor::Monitor;
 use net::{Net, Stream, ToKeeper};
 use steps::Effect;

@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(number) => self.fault(number),
             Event::Strike(number) => self.strike(number),
