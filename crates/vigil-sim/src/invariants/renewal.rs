@@ -11,8 +11,10 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if before.plan == after.plan {
         return None;
     }
-    let newest = before.rule()?;
-    let led_in = world.host_of(*group, winner).and_then(|h| world.hosts[h].disk.led_in);
+    // What was newest then is still in flight, but for a rule that can never have acknowledged.
+    let [.., newest, _] = after.rules.as_slice() else { return None };
+    // Its disk may be lost by now, and its last word still on the way.
+    let led_in = world.hosts[world.host_of(*group, winner)?].disk.led_in;
     let right = newest.primary == winner && led_in == Some(newest.epoch);
     let name = after.name_of(winner);
     (!right).then(|| format!("{name} is renewed, the newest rule is {}", newest.id()))
