@@ -135,6 +135,12 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
         }
         return;
     }
+    if let Some(id) = promised_more(group, facts, &rule, now) {
+        // It obeys nothing of this epoch: the primary is renewed in one above.
+        let evidence = vec![format!("{} has promised a later epoch", group.name_of(id))];
+        begin_election(group, facts, Cause::Recovery, evidence, None, None, now);
+        return;
+    }
     if facts.report(primary).is_some_and(|r| r.leaving)
         && group.is_covered()
         && group.episode.is_none()
@@ -149,6 +155,12 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
         events.push(rule_event(group, &rule, &change.members, change.acks));
         group.record_rule(rule.epoch, primary, change.members, change.acks);
     }
+}
+
+/// A node that was promised away by an election that this store knows nothing of.
+fn promised_more(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option<NodeId> {
+    let promise = |id: NodeId| facts.fresh(id, &group.settings, now).map(|r| r.promise);
+    group.members.keys().copied().find(|id| promise(*id) > Some(rule.epoch))
 }
 
 /// Drops the older rules once the newest is covered, and ends the episode that led to it.

@@ -125,7 +125,7 @@ fn learn(group: &mut Group, hello: &Hello) {
         }
         return;
     }
-    let known = group.epoch;
+    let known = group.rule().map_or(Epoch(0), |rule| rule.epoch);
     group.epoch = group.epoch.max(hello.promise);
     if let Some(newest) = newest.filter(|_| theirs > ours) {
         group.rules.clone_from(&hello.rules_held);
@@ -147,9 +147,9 @@ fn learn(group: &mut Group, hello: &Hello) {
     {
         group.settings = settings;
     }
-    // An epoch assigns one timeline at most: whatever was assigned in those that this store does
-    // not know, the next one is above.
-    skip_timelines(group, group.epoch.0 - known.0);
+    // An epoch assigns one timeline at most: whatever was assigned in those whose winners this
+    // store does not know, the next one is above.
+    skip_timelines(group, group.epoch.0.saturating_sub(known.0));
     group.plan = Plan::Recovering;
     group.episode = None;
 }
