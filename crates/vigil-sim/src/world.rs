@@ -95,6 +95,10 @@ pub(crate) enum Event {
     Pump {
         host: usize,
     },
+    /// A receiver's status interval has passed.
+    Status {
+        host: usize,
+    },
     /// A standby's word arrives at a walsender.
     Told {
         primary: usize,

@@ -48,7 +48,8 @@ impl Lab {
         Lab { world, versions: 0, steps: 0 }
     }
 
-    fn id(&self, host: usize) -> NodeId {
+    /// The node that a host is.
+    pub fn id(&self, host: usize) -> NodeId {
         self.world.hosts[host].disk.node_id.unwrap_or(NodeId(0))
     }
 
@@ -182,6 +183,16 @@ impl Lab {
         }
         let clean = self.world.hosts[host].pg.is_primary();
         self.world.stopped(host, clean);
+    }
+
+    /// SIGSTOP for all of Postgres.
+    pub fn freeze(&mut self, host: usize) {
+        self.world.inject(Kind::HangPostgres, 0, host, 0, AGES_MS);
+    }
+
+    pub fn thaw(&mut self, host: usize) {
+        let pg_life = self.life(host);
+        self.world.undo(Undo::Thaw { host, pg_life, keeper: false });
     }
 
     pub fn kill_postmaster(&mut self, host: usize) {

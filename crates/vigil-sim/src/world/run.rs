@@ -140,6 +140,7 @@ impl World {
             Event::MonitorTick { monitor, life } => self.monitor_tick(monitor, life),
             Event::Client { group } => self.clients(group),
             Event::Pump { host } => self.pump(host),
+            Event::Status { host } => self.status(host),
             Event::Told { primary, pg_life, standby, flushed } => {
                 self.told(primary, pg_life, standby, flushed);
             }
