@@ -66,6 +66,9 @@ conformance! {
     promotions::a_promotion_forks_after_the_end,
     promotions::without_names_a_new_primary_acknowledges_alone,
     promotions::a_cascade_goes_on_over_a_promotion,
+    promotions::an_old_primary_needs_a_rewind,
     stops::a_fast_stop_sends_its_checkpoint,
     stops::sessions_outlive_their_postmaster,
+    stops::a_hung_primary_loses_its_receivers,
+    stops::a_hung_standby_acknowledges_nothing,
 }

@@ -76,7 +76,7 @@ impl Subject for Model {
         let rule = self.rule(0);
         self.do_now(0, &Step::StartPrimary { rule });
         for standby in 1..=standbys {
-            let primary = vigil_core::ids::NodeId(1);
+            let primary = self.lab.id(0);
             self.do_now(standby, &Step::Clone { primary, keep: None });
             self.do_now(standby, &Step::StartFollowing { primary });
             self.until("a standby streams", |m| m.lab.receiver(standby).is_some());
@@ -219,6 +219,14 @@ impl Subject for Model {
         panic!("it is never promoted");
     }
 
+    fn freeze(&mut self, node: Node) {
+        self.lab.freeze(node);
+    }
+
+    fn thaw(&mut self, node: Node) {
+        self.lab.thaw(node);
+    }
+
     fn kill(&mut self, node: Node) {
         self.writes = None;
         self.do_now(node, &Step::Kill);
@@ -255,6 +263,14 @@ impl Subject for Model {
 
     fn start_standby(&mut self, node: Node, held: bool) {
         self.lab.start_standby(node, held).expect("it starts");
+    }
+
+    fn rewind(&mut self, node: Node, source: Node) {
+        let primary = self.lab.id(source);
+        let fork = self.lab.wal(source).up_to(self.lab.wal(node).common(self.lab.wal(source)));
+        self.do_now(node, &Step::Rewind { primary, fork: fork.end() });
+        self.do_now(node, &Step::StartFollowing { primary });
+        self.until("it is consistent", |m| matches!(m.lab.observe(node).server, ServerView::Up(_)));
     }
 
     fn release(&mut self, node: Node) {

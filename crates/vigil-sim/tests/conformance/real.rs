@@ -284,6 +284,14 @@ impl Subject for Real {
         self.until("it takes writes", |r| !r.view(node).in_recovery);
     }
 
+    fn freeze(&mut self, node: Node) {
+        self.servers[node].signal_all(Signal::STOP);
+    }
+
+    fn thaw(&mut self, node: Node) {
+        self.servers[node].signal_all(Signal::CONT);
+    }
+
     fn kill(&mut self, node: Node) {
         self.runtime.block_on(self.servers[node].kill());
         self.readers.retain(|r| r.node != node);
@@ -320,6 +328,15 @@ impl Subject for Real {
     fn start_standby(&mut self, node: Node, held: bool) {
         self.servers[node].hold_replay(held);
         self.servers[node].conf.primary_conninfo.clear();
+        pgdata::set_standby_signal(&self.servers[node].pgdata).expect("standby.signal");
+        self.start(node);
+    }
+
+    fn rewind(&mut self, node: Node, source: Node) {
+        let (low, high) = self.servers.split_at_mut(node.max(source));
+        let (target, source) =
+            if node < source { (&mut low[node], &high[0]) } else { (&mut high[0], &low[source]) };
+        self.runtime.block_on(target.rewind(source));
         self.start(node);
     }
 

@@ -99,6 +99,9 @@ pub(crate) trait Subject {
     /// Triggers a promotion to timeline 2 and waits until it takes writes.
     fn promote(&mut self, node: Node);
 
+    /// SIGSTOP for all processes, and SIGCONT.
+    fn freeze(&mut self, node: Node);
+    fn thaw(&mut self, node: Node);
     /// SIGKILL for all processes.
     fn kill(&mut self, node: Node);
     /// SIGKILL for the postmaster, which is gone when this returns.
@@ -111,6 +114,8 @@ pub(crate) trait Subject {
     fn start_primary(&mut self, node: Node);
     /// Starts it as a standby of nobody. `held`: replay of what is on disk does not get on.
     fn start_standby(&mut self, node: Node, held: bool);
+    /// pg_rewind of a killed server from one that takes writes, which it follows from then on.
+    fn rewind(&mut self, node: Node, source: Node);
     /// Ends what `held` began.
     fn release(&mut self, node: Node);
 }

@@ -126,3 +126,44 @@ pub(crate) fn a_cascade_goes_on_over_a_promotion() -> Scenario {
         ],
     }
 }
+
+pub(crate) fn an_old_primary_needs_a_rewind() -> Scenario {
+    Scenario {
+        plays: |b| {
+            b.s.form(1);
+            b.s.obey(N1, Some(&[N2]));
+            let both = b.commit("a commit", N1);
+            pledge(b, N2);
+            let late = b.long_commit("a commit after the pledge", N1);
+            b.s.promote(N2);
+            let new = b.commit("a commit on the new timeline", N2);
+            b.s.kill(N1);
+            b.s.start_standby(N1, false);
+            b.s.follow(N1, Some(N2));
+            b.by_itself("the old primary gets it", |s| s.is_visible(N1, new));
+            let kept = b.s.is_visible(N1, late);
+            b.note("it has what only itself ever had", kept);
+            b.s.kill(N1);
+            b.s.rewind(N1, N2);
+            b.soon("after a rewind the old primary gets it", |s| s.is_visible(N1, new));
+            let has = (b.s.is_visible(N1, both), b.s.is_visible(N1, late));
+            b.note("it has what was acknowledged", has.0);
+            b.note("it still has what only itself had", has.1);
+            let timelines = (b.s.view(N1).timeline, b.s.view(N2).timeline);
+            b.note("on the same timeline", timelines.0 == timelines.1);
+        },
+        sees: &[
+            "a commit: acknowledged",
+            "a receiver ends: yes",
+            "all is replayed: yes",
+            "a commit after the pledge: waits",
+            "a commit on the new timeline: acknowledged",
+            "the old primary gets it: no",
+            "it has what only itself ever had: yes",
+            "after a rewind the old primary gets it: yes",
+            "it has what was acknowledged: yes",
+            "it still has what only itself had: no",
+            "on the same timeline: yes",
+        ],
+    }
+}

@@ -68,3 +68,45 @@ pub(crate) fn sessions_outlive_their_postmaster() -> Scenario {
         ],
     }
 }
+
+pub(crate) fn a_hung_primary_loses_its_receivers() -> Scenario {
+    Scenario {
+        plays: |b| {
+            b.s.form(1);
+            b.s.obey(N1, Some(&[N2]));
+            b.commit("a commit", N1);
+            b.s.freeze(N1);
+            b.soon("the receiver ends, as nothing comes", |s| !s.streams(N2));
+            b.by_itself("it streams again", |s| s.streams(N2));
+            b.s.thaw(N1);
+            b.soon("it streams again when the primary goes on", |s| s.streams(N2));
+            b.commit("a commit then", N1);
+        },
+        sees: &[
+            "a commit: acknowledged",
+            "the receiver ends, as nothing comes: yes",
+            "it streams again: no",
+            "it streams again when the primary goes on: yes",
+            "a commit then: acknowledged",
+        ],
+    }
+}
+
+pub(crate) fn a_hung_standby_acknowledges_nothing() -> Scenario {
+    Scenario {
+        plays: |b| {
+            b.s.form(1);
+            b.s.obey(N1, Some(&[N2]));
+            b.commit("a commit", N1);
+            b.s.freeze(N2);
+            let waits = b.long_commit("a commit while the standby hangs", N1);
+            b.s.thaw(N2);
+            b.end_of_wait("the commit, when it goes on", waits);
+        },
+        sees: &[
+            "a commit: acknowledged",
+            "a commit while the standby hangs: waits",
+            "the commit, when it goes on: acknowledged",
+        ],
+    }
+}

@@ -12,7 +12,7 @@ use crate::subject::Answer;
 
 /// A connection. It ends when this is dropped.
 pub(super) struct Client {
-    client: Arc<tokio_postgres::Client>,
+    session: Arc<tokio_postgres::Client>,
     warned: Arc<AtomicBool>,
     connection: JoinHandle<()>,
     statement: Option<JoinHandle<bool>>,
@@ -38,7 +38,7 @@ impl Client {
             }
         });
         Client {
-            client: Arc::new(client),
+            session: Arc::new(client),
             warned,
             connection,
             statement: None,
@@ -48,7 +48,7 @@ impl Client {
 
     /// The first value that a statement gives, empty if it gives none.
     pub(super) async fn value(&self, sql: &str) -> String {
-        let answer = tokio::time::timeout(LONG, self.client.simple_query(sql)).await;
+        let answer = tokio::time::timeout(LONG, self.session.simple_query(sql)).await;
         let messages = answer.expect("in time").unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         let value = messages.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
@@ -59,7 +59,7 @@ impl Client {
 
     /// Sends a statement and does not wait for its end.
     pub(super) fn send(&mut self, sql: String) {
-        let (client, told) = (self.client.clone(), self.told.clone());
+        let (client, told) = (self.session.clone(), self.told.clone());
         self.statement = Some(tokio::spawn(async move {
             let success = client.simple_query(&sql).await.is_ok();
             *told.lock().expect("nobody panics") = Some(success);
@@ -79,7 +79,7 @@ impl Client {
 
     /// The message that Ctrl-C and a driver's query timeout send.
     pub(super) async fn cancel(&self) {
-        self.client.cancel_token().cancel_query(NoTls).await.expect("it can be cancelled");
+        self.session.cancel_token().cancel_query(NoTls).await.expect("it can be cancelled");
     }
 }
 
@@ -106,7 +106,7 @@ impl Writer {
         let task = tokio::spawn(async move {
             for number in first.. {
                 let sql = format!("INSERT INTO {table} VALUES ({number})");
-                if client.client.simple_query(&sql).await.is_err()
+                if client.session.simple_query(&sql).await.is_err()
                     || client.warned.load(Ordering::SeqCst)
                 {
                     return;

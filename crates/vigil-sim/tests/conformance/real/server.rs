@@ -55,7 +55,7 @@ impl Server {
         let owner = install.run_as.map(|r| (r.uid, r.gid));
         let port = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port");
         let mut conf = ManagedConf::new(install.major, port.port(), &dir.to_string_lossy());
-        conf.listen = "127.0.0.1".to_owned();
+        "127.0.0.1".clone_into(&mut conf.listen);
         for (name, value) in [("shared_buffers", "16MB"), ("max_standby_streaming_delay", "-1")] {
             conf.extra.push((name.to_owned(), value.to_owned()));
         }
@@ -174,6 +174,29 @@ impl Server {
 
     pub(super) async fn kill(&self) {
         process::kill_all(&self.pgdata, LONG).await.expect("all ends");
+    }
+
+    /// To every process, the postmaster's first.
+    pub(super) fn signal_all(&self, signal: Signal) {
+        let postmaster = self.postmaster().pid;
+        let rest = process::processes_of(&self.pgdata).into_iter().filter(|p| *p != postmaster);
+        for pid in std::iter::once(postmaster).chain(rest) {
+            // It may have ended by itself.
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Makes a killed server one with the WAL of `source`, not started.
+    pub(super) async fn rewind(&mut self, source: &Server) {
+        let clean = standby::recover_to_clean(&self.install, &self.pgdata, LONG).await;
+        clean.expect("it is made clean");
+        let mut session = Session::connect(&source.target, LONG).await.expect("a session");
+        session.checkpoint(LONG).await.expect("a checkpoint");
+        let upstream = source.as_upstream(&self.name);
+        let rewound = standby::rewind(&self.install, &upstream, &self.pgdata, LONG).await;
+        assert!(!rewound.expect("pg_rewind").nothing_to_do, "there was something to rewind");
+        pgdata::set_standby_signal(&self.pgdata).expect("standby.signal");
+        self.conf.primary_conninfo = upstream.primary_conninfo();
     }
 
     fn end(pgdata: &Path) {
