@@ -26,6 +26,7 @@ mod harness;
 mod harness_checks;
 
 mod command_line;
+mod each_step;
 mod endpoints;
 mod kept_from_harm;
 mod lost_monitor;
