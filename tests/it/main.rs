@@ -26,7 +26,9 @@ mod harness;
 mod harness_checks;
 
 mod command_line;
+mod each_step;
 mod endpoints;
+mod group_sizes;
 mod kept_from_harm;
 mod lost_monitor;
 mod lost_standbys;
@@ -40,3 +42,4 @@ mod random_faults;
 mod settings;
 mod start_errors;
 mod take_over;
+mod wrong_input;

@@ -151,6 +151,11 @@ pub struct HandoverPlan {
 }
 
 impl Plan {
+    /// Of all plans.
+    pub const NAMES: [&'static str; 6] =
+        ["forming", "serving", "handover", "electing", "promoting", "recovering"];
+
+    /// A new one belongs into [`Plan::NAMES`] too, so that it is tested what a kill there does.
     pub fn name(&self) -> &'static str {
         match self {
             Plan::Forming { .. } => "forming",
@@ -286,5 +291,18 @@ impl Group {
     pub fn assign_tli(&mut self) -> Tli {
         self.last_tli = Tli(self.last_tli.0 + 1);
         self.last_tli
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Plan;
+
+    #[test]
+    fn every_plan_is_among_the_names() {
+        let named = include_str!("group.rs").lines().filter(|l| l.trim().starts_with("Plan::"));
+        let names: Vec<&str> =
+            named.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
+        assert_eq!(names, Plan::NAMES);
     }
 }

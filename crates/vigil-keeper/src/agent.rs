@@ -399,7 +399,12 @@ impl Agent {
             order: self.driver.order().cloned(),
         };
         let to_run = step.clone();
-        let task = tokio::spawn(async move { executor.run(&to_run).await });
+        let task = tokio::spawn(async move {
+            vigil_failpoint::hit("step", to_run.name(), "").await;
+            let done = executor.run(&to_run).await;
+            vigil_failpoint::hit("step", to_run.name(), "_done").await;
+            done
+        });
         self.running = Some(Running { id, step, began: Instant::now(), task });
         self.pace.news();
     }

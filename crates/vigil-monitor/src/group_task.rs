@@ -11,7 +11,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::Status;
 use vigil_core::command::{Command, Progress, Refusal};
 use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
-use vigil_core::group::{Group, Settings};
+use vigil_core::group::{Group, Plan, Settings};
 use vigil_core::ids::{GroupKey, NodeId};
 use vigil_core::message::{Hello, Report};
 use vigil_core::view::{Alert, GroupView};
@@ -307,7 +307,12 @@ impl<D: Decisions> GroupTask<D> {
                 return;
             }
             self.driver.committed();
+            let plan = output.record.as_ref().map(|record| &record.plan);
+            let new = plan.filter(|plan| **plan != self.record.plan).map(Plan::name);
             self.note(&output);
+            if let Some(plan) = new {
+                vigil_failpoint::hit("plan", plan, "").await;
+            }
         }
         self.deliver(output);
     }

@@ -49,6 +49,7 @@ struct Host {
     frozen: Vec<Process>,
     /// (a directory of its own, where this host sees it): what is on a path differs by host.
     mounts: Vec<(PathBuf, PathBuf)>,
+    env: Vec<(String, String)>,
 }
 
 impl Host {
@@ -96,6 +97,7 @@ pub(crate) struct Builder {
     network: bool,
     limit: Duration,
     stubs: bool,
+    programs: Option<PathBuf>,
 }
 
 impl Builder {
@@ -133,6 +135,12 @@ impl Builder {
         self
     }
 
+    /// The programs in this directory, not the usual ones.
+    pub(crate) fn programs(mut self, dir: PathBuf) -> Self {
+        self.programs = Some(dir);
+        self
+    }
+
     /// All up: one primary, the others secondary, a table for the writers.
     pub(crate) fn start(self) -> Lab {
         let mut lab = self.prepare();
@@ -144,7 +152,10 @@ impl Builder {
     pub(crate) fn prepare(self) -> Lab {
         let dir = Workdir::create();
         if !self.stubs {
-            dir.add_programs();
+            match &self.programs {
+                Some(programs) => dir.add_programs_of(programs),
+                None => dir.add_programs(),
+            }
         }
         let node_names: Vec<String> = (1..=self.nodes).map(|n| format!("node{n}")).collect();
         let network = self.network.then(|| {
@@ -173,6 +184,7 @@ impl Builder {
                 daemon: None,
                 frozen: Vec::new(),
                 mounts: Vec::new(),
+                env: Vec::new(),
             });
         };
         add(MONITOR, "vigil-monitor", "data");
@@ -271,6 +283,7 @@ impl Lab {
             network: false,
             limit: secs(180),
             stubs: false,
+            programs: None,
         }
     }
 
@@ -382,6 +395,7 @@ impl Lab {
         } else {
             self.dir.command_with_mounts(program, &host.home, &host.mounts)
         };
+        command.envs(host.env.iter().map(|(k, v)| (k, v)));
         command.args(&host.args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         let daemon = self.on_host(name, || own(&mut command));
         self.host_mut(name).daemon = Some(daemon);
@@ -407,6 +421,7 @@ impl Lab {
             daemon: None,
             frozen: Vec::new(),
             mounts: Vec::new(),
+            env: Vec::new(),
         });
         for (option, value) in [
             ("--pgdata", data.display().to_string()),
@@ -434,6 +449,17 @@ impl Lab {
         let own = self.dir.make_home(&format!("{name}/{}", at.file_name().unwrap().display()));
         self.host_mut(name).mounts.push((own.clone(), at.to_owned()));
         own
+    }
+
+    /// A variable in the environment of a daemon, from its next start on.
+    pub(crate) fn set_env(&mut self, name: &str, variable: &str, value: &str) {
+        self.host_mut(name).env.push((variable.to_owned(), value.to_owned()));
+    }
+
+    /// Whose daemon has this process id.
+    pub(crate) fn host_of(&self, pid: i32) -> Option<String> {
+        let of = |h: &&Host| h.daemon.as_ref().is_some_and(|d| d.process.pid == pid);
+        self.hosts.iter().find(of).map(|h| h.name.clone())
     }
 
     /// A host that is no part of the cluster any more.

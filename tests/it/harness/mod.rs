@@ -20,7 +20,7 @@ pub(crate) use pg::{Address, Session, Stream, config, query};
 pub(crate) use process::{Output, Process, own, run, under};
 pub(crate) use random::Random;
 pub(crate) use state::{State, has_fields};
-pub(crate) use workdir::{Workdir, free_port, is_root, postgres_bin};
+pub(crate) use workdir::{Workdir, built_with_fail_points, free_port, is_root, postgres_bin};
 pub(crate) use writers::{Ack, Writers, longest_gap, two_at_once};
 
 /// A duration in whole seconds: deadlines read better so.

@@ -76,6 +76,20 @@ fn built() -> PathBuf {
         )
 }
 
+/// Where there are programs with fail points: builds with debug assertions have them.
+pub(crate) fn built_with_fail_points() -> Option<PathBuf> {
+    let usual = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target");
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or(usual, PathBuf::from);
+    let has_them = |dir: &PathBuf| {
+        PROGRAMS[..2].iter().all(|program| {
+            let bytes = fs::read(dir.join(program)).unwrap_or_default();
+            bytes.windows(17).any(|w| w == b"PGVIGIL_FAILPOINT")
+        })
+    };
+    let dirs = std::env::var_os("PGVIGIL_BIN_DIR").map(PathBuf::from).into_iter();
+    dirs.chain([target.join("debug")]).find(has_them)
+}
+
 /// One scenario at a time: within this process, and among all processes of this machine.
 struct Turn {
     _file: File,
@@ -158,7 +172,10 @@ impl Workdir {
     /// Puts the programs where the service user can run them. Links where possible: they survive
     /// a build that happens meanwhile.
     pub(crate) fn add_programs(&self) {
-        let built = built();
+        self.add_programs_of(&built());
+    }
+
+    pub(crate) fn add_programs_of(&self, built: &Path) {
         for program in PROGRAMS {
             let (from, to) = (built.join(program), self.bin(program));
             if fs::hard_link(&from, &to).is_err() {

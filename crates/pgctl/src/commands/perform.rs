@@ -136,7 +136,7 @@ fn rolled_back(operation: &str, result: OperationResult) -> Failure {
         Some(from) => format!("{from} is still the primary"),
         None => "the old primary still serves".to_owned(),
     };
-    let message = format!("the {operation} to {} was rolled back: {serves}", result.to);
+    let message = format!("the {operation} was rolled back: {serves}");
     let failure = Failure::new(Kind::RolledBack, message).hint("`pgctl show-events` tells why");
     Failure { result: Some(Box::new(result)), ..failure }
 }
@@ -194,10 +194,7 @@ mod tests {
             "node2 is the primary already, at 127.0.0.1:5433: nothing to do"
         );
         let failure = rolled_back("switchover", result());
-        assert_eq!(
-            failure.message,
-            "the switchover to node2 was rolled back: node1 is still the primary"
-        );
+        assert_eq!(failure.message, "the switchover was rolled back: node1 is still the primary");
         assert_eq!(failure.kind.exit_code(), 7);
     }
 

@@ -201,10 +201,7 @@ async fn perform_that_does_not_end_well() {
         &["perform-promotion", "node2"],
     )
     .await;
-    assert_eq!(
-        ran.error(7).0,
-        "the promotion to node2 was rolled back: node1 is still the primary"
-    );
+    assert_eq!(ran.error(7).0, "the promotion was rolled back: node1 is still the primary");
     let ran =
         pgctl(Fake { progress, ..Fake::default() }, &["perform-promotion", "node2", "--json"])
             .await;

@@ -72,6 +72,27 @@ impl Step {
         )
     }
 
+    /// Of all steps.
+    pub const NAMES: [&'static str; 16] = [
+        "initdb",
+        "start_primary",
+        "bootstrap",
+        "start_standby",
+        "start_following",
+        "kill",
+        "stop",
+        "drop_receiver",
+        "follow",
+        "fast_forward",
+        "promote",
+        "put_rule",
+        "prepare_handover",
+        "checkpoint",
+        "rewind",
+        "clone",
+    ];
+
+    /// A new one belongs into [`Step::NAMES`] too, so that it is tested what a kill there does.
     pub fn name(&self) -> &'static str {
         match self {
             Step::Initdb => "initdb",
@@ -114,4 +135,17 @@ pub enum StepDone {
     Created {
         system_id: u64,
     },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Step;
+
+    #[test]
+    fn every_step_is_among_the_names() {
+        let named = include_str!("step.rs").lines().filter(|l| l.trim().starts_with("Step::"));
+        let names: Vec<&str> =
+            named.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
+        assert_eq!(names, Step::NAMES);
+    }
 }
