@@ -174,6 +174,9 @@ impl Server {
 
     pub(super) async fn kill(&self) {
         process::kill_all(&self.pgdata, LONG).await.expect("all ends");
+        // One that is about to be a zombie counts as alive for the next start's lock files.
+        let exited = tokio::time::timeout(LONG, self.postmaster().exited()).await;
+        exited.expect("it ends");
     }
 
     /// To every process, the postmaster's first.
