@@ -14,6 +14,9 @@ const FORMS_MS: u64 = 90_000;
 const HEALS_MS: u64 = 240_000;
 /// It has to stay well for so long, in milliseconds.
 const STAYS_WELL_MS: u64 = 1_200;
+/// Nothing is broken any more: so many rules in flight are elections without end, each slower than
+/// the one before.
+const MOST_RULES: usize = 100;
 /// An operator looks after so long, and decides to go on without the missing, in milliseconds.
 const OPERATOR_MS: u64 = 6_000;
 
@@ -54,6 +57,9 @@ impl World {
         let mut asked_ms = begun_ms;
         while self.violation.is_none() && self.now_ms - begun_ms < HEALS_MS {
             self.go_until(100, |_| false);
+            if let Some(count) = self.rules_in_flight().filter(|count| *count > MOST_RULES) {
+                return self.fail("liveness", format!("{count} rules are in flight"));
+            }
             if !self.is_well() {
                 well_since = None;
                 if self.now_ms - asked_ms > OPERATOR_MS {
@@ -68,6 +74,11 @@ impl World {
             "liveness",
             format!("not well {HEALS_MS} ms after the last fault: {}", self.ailment()),
         );
+    }
+
+    /// The most that any group has.
+    fn rules_in_flight(&self) -> Option<usize> {
+        self.stores.iter().map(|s| s.record.rules.len()).max()
     }
 
     fn operator_looks(&mut self, after_ms: u64) {
