@@ -111,7 +111,7 @@ smoke_bad_usage_is_one_error_line() {
     expect_error 2 'unknown command: fly' scripts/lab fly
     expect_error 2 'unexpected argument: now' scripts/lab up now
     expect_error 4 'no such node: node9' scripts/lab kill node9
-    expect_error 5 'compose lab' scripts/lab up --docker
+    expect_error 2 'unexpected argument: now' scripts/lab up --docker now
 }
 
 smoke_keeper_killed_leaves_postgres_alone() {

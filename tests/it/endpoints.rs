@@ -2,8 +2,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::time::Instant;
 
-use crate::harness::{Address, Lab, Part, config, millis, query, secs};
+use crate::harness::{Address, Lab, Part, config, free_port, millis, query, secs};
 
 /// Status code and body.
 fn get(address: SocketAddr, method: &str, path: &str) -> (u16, String) {
@@ -45,6 +46,12 @@ fn of_node(metrics: &str, name: &str, label: &str, node: &str) -> f64 {
         .1
 }
 
+/// The same of a metric that may be missing, or has other labels.
+fn of_node_or(metrics: &str, name: &str, labels: &str, otherwise: f64) -> f64 {
+    let found = series(metrics, name).into_iter().find(|(have, _)| have.contains(labels));
+    found.map_or(otherwise, |(_, value)| value)
+}
+
 #[test]
 fn monitor_and_keepers_serve_metrics_roles_and_views() {
     let mut lab = Lab::builder().heartbeat(millis(250)).start();
@@ -75,6 +82,55 @@ fn monitor_and_keepers_serve_metrics_roles_and_views() {
     lab.start("node1");
     lab.wait_until_whole(secs(60));
     roles_are(&lab, "node2");
+}
+
+#[test]
+fn the_exporter_follows_the_writable_node_and_never_waits() {
+    let mut lab = Lab::builder().heartbeat(millis(250)).start();
+    let here = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let (listen, monitor) = (here.to_string(), lab.http("monitor").to_string());
+    let options = ["--stock-exporter", "none", "--listen", &listen, "--monitor-http", &monitor];
+    let probe = ["--probe-interval", "50ms", "--pg-user", "postgres"];
+    let _exporter = lab.beside("vigil-exporter", &[&options[..], &probe].concat());
+    let page = |lab: &Lab| {
+        let asked = Instant::now();
+        let page = get(here, "GET", "/metrics").1;
+        let took = asked.elapsed();
+        assert!(took < secs(1), "the page took {took:?}");
+        ours_are_described(&page);
+        let up = of_node_or(&page, "pgvigil_exporter_monitor_up", "", 0.0);
+        assert_eq!(up > 0.5, lab.is_running("monitor"));
+        page
+    };
+    let serves = || TcpStream::connect_timeout(&here, millis(200)).is_ok();
+    lab.wait_until("the exporter serves", secs(5), serves);
+    let leads = |page: &str, node| of_node(page, "pgvigil_node_writable", "nodename", node) > 0.5;
+    let acknowledged = |page: &str| of_node_or(page, "pgvigil_probe_writable", "", 0.0) > 0.5;
+    assert!(leads(&page(&lab), "node1"));
+    lab.wait_until("the probe writes", secs(5), || acknowledged(&page(&lab)));
+    let targets = get(here, "GET", "/targets").1;
+    let targets: serde_json::Value = serde_json::from_str(&targets).unwrap();
+    assert_eq!(targets[1]["labels"]["__metrics_path__"], "/nodes/node2", "{targets}");
+    assert_eq!(get(here, "GET", "/nodes/nobody").0, 404);
+
+    lab.kill("node1", Part::All);
+    lab.wait_until("the page names node2", secs(20), || leads(&page(&lab), "node2"));
+    lab.wait_until("the probe has measured the outage", secs(10), || {
+        let page = page(&lab);
+        let outage = of_node_or(&page, "pgvigil_probe_last_outage_seconds", "", 0.0);
+        acknowledged(&page) && outage > 0.0 && outage < 20.0
+    });
+    // Nothing fails over without the monitor: the page goes on with what it knew, without its part.
+    lab.kill("monitor", Part::All);
+    let without = page(&lab);
+    assert!(!without.contains("pg_auto_failover") && acknowledged(&without), "{without}");
+    assert!(series(&without, "pg_up").is_empty(), "nobody has looked: {without}");
+    lab.start("monitor");
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    let history = page(&lab);
+    let changes = series(&history, "pgvigil_primary_change_timestamp_seconds");
+    assert_eq!(changes.len(), 1, "a monitor that starts recalls what happened: {history}");
 }
 
 fn roles_are(lab: &Lab, primary: &str) {
@@ -134,6 +190,9 @@ fn keepers_have_metrics(lab: &Lab) {
         ours_are_described(&metrics);
     }
     let metrics = get(lab.http("node1"), "GET", "/metrics").1;
+    for figure in ["cpus", "load1", "memory_available_bytes", "disk_available_bytes"] {
+        assert_eq!(series(&metrics, &format!("pgvigil_machine_{figure}")).len(), 1, "{figure}");
+    }
     for standby in ["node2", "node3"] {
         let lag = "pg_stat_replication_replay_lag_bytes";
         let bytes = of_node(&metrics, lag, "application_name", standby);

@@ -12,7 +12,7 @@
 //!
 //! | variable | meaning |
 //! |---|---|
-//! | `PGVIGIL_BIN_DIR` | where the three programs are; default `target/release`, then `target/debug` |
+//! | `PGVIGIL_BIN_DIR` | where the programs are; default `target/release`, then `target/debug` |
 //! | `PGVIGIL_TEST_PG_BIN` | the PostgreSQL to use; default the newest below `/usr/lib/postgresql` |
 //! | `PGVIGIL_TEST_ALL=1` | the long versions of the scenarios that repeat something |
 //! | `PGVIGIL_TEST_KEEP=1` | keep the directory of a scenario that failed |

@@ -17,6 +17,9 @@ use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
 use crate::wal::{Position, Tli};
 
+/// A record that is doubted only for its age is trusted once nobody has told of anything newer for
+/// so long, in milliseconds.
+const UNCHALLENGED_MS: u64 = 60_000;
 /// A handover whose preparation takes longer is given up, in milliseconds.
 const PREPARE_MAX_MS: u64 = 60_000;
 /// A handover to a node that does not stream (any more, or since the last change of the primary not
@@ -68,7 +71,12 @@ fn forming(group: &mut Group, facts: &Facts, founder: Option<NodeId>, events: &m
 /// DESIGN §4.19: observe; decide only when every registered node and everybody named by a rule
 /// has been heard, or enough to know that nobody else can have been elected.
 fn recovering(group: &mut Group, facts: &Facts, now: Now, events: &mut Vec<Event>) {
-    let sure = is_still_in_power(group, facts, now);
+    // A store that is merely old, because everything was off, need not wait for a node that does
+    // not come back.
+    let unchallenged = facts.doubted_for_age
+        && facts.plan_age_ms(now) > UNCHALLENGED_MS
+        && can_be_won(group, facts, now).is_ok();
+    let sure = unchallenged || is_still_in_power(group, facts, now);
     if !sure && !awaited_in_recovery(group, facts, now).is_empty() {
         return;
     }
@@ -127,6 +135,12 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
         }
         return;
     }
+    if let Some(id) = promised_more(group, facts, &rule, now) {
+        // It obeys nothing of this epoch: the primary is renewed in one above.
+        let evidence = vec![format!("{} has promised a later epoch", group.name_of(id))];
+        begin_election(group, facts, Cause::Recovery, evidence, None, None, now);
+        return;
+    }
     if facts.report(primary).is_some_and(|r| r.leaving)
         && group.is_covered()
         && group.episode.is_none()
@@ -141,6 +155,12 @@ fn serving(group: &mut Group, facts: &Facts, primary: NodeId, now: Now, events: 
         events.push(rule_event(group, &rule, &change.members, change.acks));
         group.record_rule(rule.epoch, primary, change.members, change.acks);
     }
+}
+
+/// A node that was promised away by an election that this store knows nothing of.
+fn promised_more(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option<NodeId> {
+    let promise = |id: NodeId| facts.fresh(id, &group.settings, now).map(|r| r.promise);
+    group.members.keys().copied().find(|id| promise(*id) > Some(rule.epoch))
 }
 
 /// Drops the older rules once the newest is covered, and ends the episode that led to it.

@@ -70,6 +70,14 @@ struct Candidate<'a> {
 
 /// Decides from the pledges told so far.
 pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
+    if broken(Mutation::RenewAnybody) {
+        let runs = |r: &Report| r.server == Server::Primary;
+        let mut ids = group.members.keys().copied();
+        let runs = |id| facts.fresh(id, &group.settings, now).is_some_and(runs);
+        if let Some(primary) = ids.find(|id| runs(*id)) {
+            return Election::Renew { primary };
+        }
+    }
     let pledges = facts.pledges(call.epoch);
     let age_ms = age_ms(facts, call, now);
     let candidates = candidates(group, facts, &pledges, now);
@@ -201,12 +209,6 @@ fn all_silent(group: &Group, pledges: &Pledges) -> Vec<Shortfall> {
 /// DESIGN §4.13. Only the newest recorded winner, only if it still runs under that very epoch and
 /// has not pledged.
 fn renewal(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
-    if broken(Mutation::RenewAnybody) {
-        let runs = |r: &Report| r.server == Server::Primary;
-        let mut ids = group.members.keys().copied();
-        let primary = ids.find(|id| facts.fresh(*id, &group.settings, now).is_some_and(runs))?;
-        return Some(Election::Renew { primary });
-    }
     let newest = group.rule()?;
     let primary = newest.primary;
     let report = facts.fresh(primary, &group.settings, now)?;

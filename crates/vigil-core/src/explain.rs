@@ -82,10 +82,15 @@ fn row(
     let rule = group.rule();
     let reported = shown_state(group, facts, member.id, now);
     let sync = rule.map_or("-", |r| sync_word(group, facts, r, member.id, now));
-    let end = rule.and_then(|r| facts.report(r.primary)?.position);
-    let lag = match (end, report.and_then(|r| r.position)) {
+    let primary = rule.and_then(|r| facts.report(r.primary));
+    // Both by one look of the primary. Of who does not stream the last words are compared.
+    let replayed = primary
+        .and_then(|p| p.senders.iter().find(|s| s.streaming && s.name == member.name))
+        .map(|s| s.replay)
+        .or(report.and_then(|r| r.position).map(|p| p.lsn));
+    let lag = match (primary.and_then(|p| p.position), replayed) {
         _ if rule.is_some_and(|r| r.primary == member.id) => Some(0),
-        (Some(end), Some(own)) => Some(end.lsn.bytes_since(own.lsn)),
+        (Some(end), Some(own)) => Some(end.lsn.bytes_since(own)),
         _ => None,
     };
     NodeView {

@@ -49,6 +49,8 @@ pub struct Facts {
     pub last_tick_ms: u64,
     /// When the monitor last woke up from a sleep: what it reads next may be old.
     pub woke_ms: Option<u64>,
+    /// The record is doubted for nothing but its age: no keeper has told of anything newer.
+    pub doubted_for_age: bool,
     /// When the newest rule was recorded (or the monitor started).
     pub rule_since_ms: u64,
     /// When failovers were begun that no operator had asked for.
@@ -63,6 +65,7 @@ impl Facts {
             plan_since: now,
             last_tick_ms: now.mono_ms,
             woke_ms: None,
+            doubted_for_age: false,
             rule_since_ms: now.mono_ms,
             failovers_ms: Vec::new(),
         }

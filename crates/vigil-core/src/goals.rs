@@ -131,10 +131,11 @@ impl Context<'_> {
         Some(follow(rule, history, open))
     }
 
-    /// The timeline that the primary of `rule` is on: others may know higher ones.
+    /// The timeline that the primary of `rule` is on. 0 if it does not serve: it was promoted once in
+    /// its epoch, and whatever it is on now, it is not promoted again.
     fn served_tli(&self, rule: &SyncRule) -> crate::wal::Tli {
         let serves = self.facts.report(rule.primary).filter(|r| still_leads(r, rule));
-        serves.and_then(|r| r.history.as_ref()).map_or(self.group.last_tli, |h| h.tli)
+        serves.and_then(|r| r.history.as_ref()).map_or(crate::wal::Tli(0), |h| h.tli)
     }
 
     /// Whether a primary that wants to leave has somebody to hand over to.

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use tokio::sync::watch;
 
+use crate::machine::Machine;
 use crate::metrics::Metrics;
 use crate::status::Status;
 
@@ -16,11 +17,16 @@ use crate::status::Status;
 #[derive(Clone)]
 struct Shown {
     status: watch::Receiver<Arc<Status>>,
+    machine: watch::Receiver<Arc<Machine>>,
     metrics: Metrics,
 }
 
 /// All routes. GET answers with JSON; HEAD and OPTIONS with the same code.
-pub fn router(status: watch::Receiver<Arc<Status>>, metrics: Metrics) -> Router {
+pub fn router(
+    status: watch::Receiver<Arc<Status>>,
+    machine: watch::Receiver<Arc<Machine>>,
+    metrics: Metrics,
+) -> Router {
     Router::new()
         .route("/", check(Status::is_primary))
         .route("/primary", check(Status::is_primary))
@@ -30,7 +36,7 @@ pub fn router(status: watch::Receiver<Arc<Status>>, metrics: Metrics) -> Router 
         .route("/health", check(Status::is_healthy))
         .route("/liveness", check(Status::is_alive))
         .route("/metrics", get(show_metrics))
-        .with_state(Shown { status, metrics })
+        .with_state(Shown { status, machine, metrics })
 }
 
 fn check(passes: fn(&Status) -> bool) -> MethodRouter<Shown> {
@@ -44,6 +50,7 @@ fn check(passes: fn(&Status) -> bool) -> MethodRouter<Shown> {
 
 async fn show_metrics(State(shown): State<Shown>) -> Response {
     let status = Arc::clone(&shown.status.borrow());
-    let text = shown.metrics.render(&status);
+    let machine = Arc::clone(&shown.machine.borrow());
+    let text = shown.metrics.render(&status, &machine);
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

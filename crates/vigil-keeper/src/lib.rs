@@ -11,7 +11,7 @@
 //! | [`observer`], [`probe`] | eyes |
 //! | [`execute`] | hands, one function per step; [`chores`]: what they do meanwhile |
 //! | [`agent`] | the loop between all of them |
-//! | [`http`], [`metrics`], [`status`] | what it shows |
+//! | [`http`], [`metrics`], [`machine`], [`status`] | what it shows |
 
 pub mod agent;
 pub mod chores;
@@ -25,6 +25,7 @@ pub mod identity;
 pub mod link;
 pub mod local;
 pub mod logging;
+pub mod machine;
 pub mod metrics;
 pub mod observer;
 mod pace;
@@ -96,6 +97,7 @@ async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failur
         postgres_major: place.install.major,
     };
     let endpoint = vigil_proto::endpoint(&config.monitor).map_err(Failure::usage)?;
+    let pgdata = place.pgdata.clone();
     let local = Local::new(place);
 
     let (record_in, record_out) = watch::channel(Arc::new(record.clone()));
@@ -116,7 +118,9 @@ async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failur
     tasks.spawn(observing);
     let metrics = Metrics::install();
     tasks.spawn(metrics.clone().upkeep());
-    let router = http::router(status_out, metrics);
+    let (machine, machine_out) = watch::channel(Arc::default());
+    tasks.spawn(machine::watch(pgdata, machine));
+    let router = http::router(status_out, machine_out, metrics);
     let listener = tokio::net::TcpListener::from_std(http).map_err(Failure::unexpected)?;
     tasks.spawn(async move {
         if let Err(error) = axum::serve(listener, router).await {

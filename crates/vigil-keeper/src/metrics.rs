@@ -7,6 +7,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use vigil_core::node::observed::ServerView;
 
+use crate::machine::Machine;
 use crate::status::Status;
 
 /// Renders the metrics of this process.
@@ -44,12 +45,14 @@ impl Metrics {
         }
     }
 
-    pub fn render(&self, status: &Status) -> String {
+    /// The text for a scrape.
+    pub fn render(&self, status: &Status, machine: &Machine) -> String {
         // Made anew each time, so that the series of who has gone go too.
         let present = PrometheusBuilder::new().build_recorder();
         metrics::with_local_recorder(&present, || {
             describe_present();
             set_gauges(status);
+            machine.put();
         });
         present.handle().render() + &self.handle.render()
     }
@@ -109,7 +112,8 @@ fn set_gauges(status: &Status) {
     let record = &status.record;
     let flag = |on: bool| if on { 1.0 } else { 0.0 };
     gauge!("pgvigil_keeper_info", "nodename" => record.name.clone(),
-           "formation" => record.formation.clone(), "version" => env!("CARGO_PKG_VERSION"))
+           "formation" => record.formation.clone(), "group" => record.group.to_string(),
+           "version" => env!("CARGO_PKG_VERSION"))
     .set(1.0);
     gauge!("pgvigil_keeper_epoch").set(record.promise.0 as f64);
     gauge!("pgvigil_keeper_postgres_up").set(flag(status.is_healthy()));

@@ -29,6 +29,9 @@ pub const OUTBOX: usize = 256;
 /// A store that failed is left alone for so long at first; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// The store is looked at so often even when there is nothing to record: another monitor may have
+/// been started over it while this one slept.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The view is brought up to date at least so often.
 const WAKE_MAX_MS: u64 = 1000;
 
@@ -153,6 +156,8 @@ pub struct GroupTask<D> {
     trouble: Option<Trouble>,
     /// The outcome of a commit is not known: look before the next one.
     unsure: bool,
+    /// When the store was last looked at only to see that nobody else writes to it.
+    looked: Instant,
     published: watch::Sender<Published>,
 }
 
@@ -165,11 +170,15 @@ struct Trouble {
 }
 
 impl<D: Decisions> GroupTask<D> {
-    /// `record` as the store has it; version 0 = not yet.
-    pub fn new(record: Group, around: Surroundings<D>) -> (GroupHandle, Self) {
+    /// `record` as the store has it; version 0 = not yet. `doubtful`: it may be an old copy.
+    pub fn new(record: Group, doubtful: bool, around: Surroundings<D>) -> (GroupHandle, Self) {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         let key = record.key.clone();
-        let driver = GroupDriver::new(record.clone(), clock::now());
+        let driver = if doubtful {
+            GroupDriver::doubting(record.clone(), clock::now())
+        } else {
+            GroupDriver::new(record.clone(), clock::now())
+        };
         let view = driver.view(clock::now(), &clock::text);
         let settings = record.settings;
         let (published, receiver) = watch::channel(Published {
@@ -191,6 +200,7 @@ impl<D: Decisions> GroupTask<D> {
             ended: VecDeque::new(),
             trouble: None,
             unsure: false,
+            looked: Instant::now(),
             published,
         };
         (GroupHandle { key, mailbox: sender, published: receiver }, task)
@@ -374,6 +384,16 @@ impl<D: Decisions> GroupTask<D> {
     /// After a commit that failed: there may be nothing to commit for a long time, so the store is
     /// asked by itself.
     async fn recover(&mut self) {
+        if self.trouble.is_none() && self.looked.elapsed() >= LOOK_EVERY {
+            self.looked = Instant::now();
+            self.unsure = true;
+            if let Err(error) = self.settle().await
+                && self.unsure
+            {
+                self.fail(&error);
+            }
+            return;
+        }
         if self.trouble.as_ref().is_none_or(|t| Instant::now() < t.until) {
             return;
         }
@@ -448,7 +468,7 @@ impl<D: Decisions> GroupTask<D> {
     fn note(&mut self, output: &GroupOutput) {
         let key = &self.record.key;
         for event in &output.events {
-            self.around.metrics.event(event);
+            self.around.metrics.event(key, event, clock::now().wall_ms);
             tracing::info!(
                 formation = key.formation,
                 group = key.group,

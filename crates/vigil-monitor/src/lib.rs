@@ -43,6 +43,9 @@ use crate::preflight::Checked;
 use crate::registry::Registry;
 use crate::store::{PgStore, StoreError};
 
+/// Among so many events the last changes of a primary are looked for.
+const EVENTS_RECALLED: u32 = 1000;
+
 /// Runs the monitor until `shutdown`, then stops everything that it started.
 pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Failure> {
     let Checked { install, grpc, http } = preflight::check(&config)?;
@@ -88,6 +91,18 @@ async fn serve(
         store = open_store(config) => store?,
         () = shutdown.cancelled() => return Ok(()),
     };
+    match store.events(None, None, EVENTS_RECALLED).await {
+        Ok(events) => metrics.recall(&events),
+        Err(error) => tracing::warn!(%error, "the metrics have no history"),
+    }
+    let unattended_ms = store.unattended_ms().await.map_err(Failure::unexpected)?;
+    let doubtful = unattended_ms.is_some_and(|ms| ms > TRUSTED_FOR_MS);
+    if doubtful {
+        tracing::warn!(
+            unattended_ms,
+            "nobody used this store for long, it may be an old copy: asking the keepers first"
+        );
+    }
     let (store_up, store_is_up) = watch::channel(true);
     tokio::spawn(watch_store(store.clone(), metrics.clone(), store_up, stop.clone()));
     let registry = Registry::start(
@@ -95,6 +110,7 @@ async fn serve(
         metrics,
         store_is_up,
         config.default_settings(),
+        doubtful,
         stop.clone(),
     )
     .await
@@ -122,6 +138,11 @@ async fn serve(
     ended
 }
 
+/// A store that no monitor has used for longer is doubted, in milliseconds: it may have been put back
+/// from a copy (DESIGN §4.19).
+const TRUSTED_FOR_MS: u64 = 300_000;
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+
 async fn open_store(config: &Config) -> Result<PgStore, Failure> {
     let mut attempts = 0;
     loop {
@@ -137,7 +158,7 @@ async fn open_store(config: &Config) -> Result<PgStore, Failure> {
     }
 }
 
-/// Tells whether the store answers, twice a second.
+/// Tells whether the store answers, twice a second, and leaves signs of life in it.
 async fn watch_store(
     store: PgStore,
     metrics: Arc<Metrics>,
@@ -145,7 +166,13 @@ async fn watch_store(
     stop: CancellationToken,
 ) {
     let look = async {
+        let mut noted: Option<std::time::Instant> = None;
         loop {
+            if noted.is_none_or(|at| at.elapsed() >= ALIVE_EVERY) {
+                // Failing is not worth a word: the look that follows says so.
+                let _ = tokio::time::timeout(Duration::from_secs(1), store.note_alive()).await;
+                noted = Some(std::time::Instant::now());
+            }
             let up = store.is_up(Duration::from_secs(1)).await;
             let changed = is_up.send_if_modified(|old| std::mem::replace(old, up) != up);
             if changed && up {

@@ -1,6 +1,8 @@
 //! What Prometheus reads. Counters and histograms are kept; everything about the present is
 //! written anew at each scrape, so that series of nodes that are gone are gone.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::{
@@ -8,14 +10,18 @@ use metrics::{
     with_local_recorder,
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
-use vigil_core::event::{Cause, Event, EventKind};
-use vigil_core::view::NodeView;
+use vigil_core::event::{Cause, Event, EventKind, Phase};
+use vigil_core::ids::{Epoch, GroupKey};
+use vigil_core::view::{EventView, NodeView};
 
 use crate::group_task::Published;
 
 const COMMIT_BUCKETS: [f64; 10] = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 25.0, 100.0, 500.0, 2000.0];
 const PHASE_BUCKETS: [f64; 12] =
     [5.0, 10.0, 25.0, 50.0, 100.0, 200.0, 350.0, 500.0, 1000.0, 3000.0, 10_000.0, 60_000.0];
+
+/// Changes of a primary that are shown one by one.
+const HISTORY: usize = 20;
 
 const CAUSES: [Cause; 9] = [
     Cause::PostgresDown,
@@ -32,6 +38,49 @@ const CAUSES: [Cause; 9] = [
 /// A recorder of its own, not the process's: several monitors can run in one test.
 pub struct Metrics {
     kept: PrometheusRecorder,
+    /// The last changes of a primary, oldest first.
+    history: Mutex<VecDeque<PrimaryChange>>,
+}
+
+/// A failover, switchover or promotion that is over.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct PrimaryChange {
+    key: GroupKey,
+    epoch: Epoch,
+    kind: EventKind,
+    cause: String,
+    /// Who leads since.
+    nodename: String,
+    /// Milliseconds since 1970.
+    at_ms: i64,
+    phases: Vec<Phase>,
+}
+
+impl PrimaryChange {
+    /// `None`: another kind of event.
+    fn of_event(key: &GroupKey, event: &Event, at_ms: i64) -> Option<Self> {
+        let changes = [EventKind::Failover, EventKind::Switchover, EventKind::Promotion];
+        changes.contains(&event.kind).then(|| PrimaryChange {
+            key: key.clone(),
+            epoch: event.epoch,
+            kind: event.kind,
+            cause: event.cause.clone().unwrap_or_else(|| "unknown".to_owned()),
+            nodename: event.nodename.clone().unwrap_or_default(),
+            at_ms,
+            phases: event.phases.clone(),
+        })
+    }
+
+    fn labels(&self) -> Vec<Label> {
+        vec![
+            Label::new("formation", self.key.formation.clone()),
+            Label::new("group", self.key.group.to_string()),
+            Label::new("epoch", self.epoch.0.to_string()),
+            Label::new("kind", self.kind.as_str()),
+            Label::new("cause", self.cause.clone()),
+            Label::new("nodename", self.nodename.clone()),
+        ]
+    }
 }
 
 impl Metrics {
@@ -70,7 +119,38 @@ impl Metrics {
                 "Durations of the phases of failovers and switchovers"
             );
         });
-        Ok(Metrics { kept })
+        Ok(Metrics { kept, history: Mutex::default() })
+    }
+
+    /// What happened before this monitor started, for the history; it is not counted again.
+    pub fn recall(&self, events: &[EventView]) {
+        for event in events {
+            let key = GroupKey { formation: event.formationid.clone(), group: event.groupid };
+            let at_ms =
+                event.eventtime.parse::<jiff::Timestamp>().map(jiff::Timestamp::as_millisecond);
+            let event = Event {
+                kind: event.kind,
+                node: event.nodeid,
+                nodename: event.nodename.clone(),
+                epoch: event.epoch,
+                cause: event.cause.clone(),
+                evidence: Vec::new(),
+                phases: event.phases.clone(),
+                reported: None,
+                goal: None,
+                description: String::new(),
+            };
+            self.remember(&key, &event, at_ms.unwrap_or_default());
+        }
+    }
+
+    fn remember(&self, key: &GroupKey, event: &Event, at_ms: i64) {
+        let Some(change) = PrimaryChange::of_event(key, event, at_ms) else { return };
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.push_back(change);
+        if history.len() > HISTORY {
+            history.pop_front();
+        }
     }
 
     /// A decision was committed, or not.
@@ -84,8 +164,9 @@ impl Metrics {
         });
     }
 
-    /// An event was written.
-    pub fn event(&self, event: &Event) {
+    /// An event of a group was written, at this wall clock (milliseconds since 1970).
+    pub fn event(&self, key: &GroupKey, event: &Event, at_ms: i64) {
+        self.remember(key, event, at_ms);
         with_local_recorder(&self.kept, || {
             let kind = event.kind.as_str();
             counter!("pgvigil_events_total", "kind" => kind).increment(1);
@@ -122,6 +203,12 @@ impl Metrics {
             for group in groups {
                 put_group(group);
             }
+            let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_there = |change: &&PrimaryChange| {
+                let GroupKey { formation, group } = &change.key;
+                groups.iter().any(|g| g.view.formation == *formation && g.view.group == *group)
+            };
+            put_history(&history.iter().filter(is_there).collect::<Vec<_>>());
         });
         self.kept.handle().render() + &present.handle().render()
     }
@@ -160,6 +247,27 @@ fn describe_present() {
     );
     describe_gauge!("pgvigil_waiting_on", "Things that a group waits for");
     describe_gauge!("pgvigil_alerts", "Things that are wrong or soon may be, by code");
+    describe_gauge!("pgvigil_active_alerts", "How many things are wrong or soon may be");
+    describe_gauge!(
+        "pgvigil_node_writable",
+        "1 if a node may accept writes now; the labels tell how to reach it"
+    );
+    describe_gauge!(
+        "pgvigil_last_failover_timestamp_seconds",
+        "When the last unplanned change of the primary was over"
+    );
+    describe_gauge!(
+        "pgvigil_primary_change_timestamp_seconds",
+        "When each of the last changes of a primary was over; epoch tells them apart"
+    );
+    describe_gauge!(
+        "pgvigil_primary_change_phase_seconds",
+        "How long each phase of the last changes of a primary took"
+    );
+    describe_gauge!(
+        "pgvigil_primary_change_seconds",
+        "How long the last changes of a primary took, from the decision to the confirmed sync rule"
+    );
 }
 
 fn put_group(group: &Published) {
@@ -178,6 +286,7 @@ fn put_group(group: &Published) {
     gauge!("pgvigil_sync_observed", labels()).set(view.sync_observed);
     gauge!("pgvigil_promotable_standbys", labels()).set(view.promotable_standbys);
     gauge!("pgvigil_waiting_on", labels()).set(count(view.waiting_on.len()));
+    gauge!("pgvigil_active_alerts", labels()).set(count(view.alerts.len()));
     for alert in &view.alerts {
         let mut labels = labels();
         labels.push(Label::new("code", alert.code.clone()));
@@ -185,6 +294,32 @@ fn put_group(group: &Published) {
     }
     for node in &view.nodes {
         put_node(group, node);
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "exact for 285 000 years")]
+fn put_history(history: &[&PrimaryChange]) {
+    for change in history {
+        let seconds = change.at_ms as f64 / 1000.0;
+        gauge!("pgvigil_primary_change_timestamp_seconds", change.labels()).set(seconds);
+        let took: u64 = change.phases.iter().map(|phase| phase.ms).sum();
+        gauge!("pgvigil_primary_change_seconds", change.labels()).set(took as f64 / 1000.0);
+        for phase in &change.phases {
+            let mut labels = change.labels();
+            labels.push(Label::new("phase", phase.name.clone()));
+            gauge!("pgvigil_primary_change_phase_seconds", labels).set(phase.ms as f64 / 1000.0);
+        }
+    }
+    let mut groups: Vec<&GroupKey> = Vec::new();
+    for change in history.iter().rev().filter(|change| change.kind == EventKind::Failover) {
+        // The newest of each group only.
+        if groups.contains(&&change.key) {
+            continue;
+        }
+        groups.push(&change.key);
+        let labels: Vec<Label> =
+            change.labels().into_iter().filter(|label| label.key() != "epoch").collect();
+        gauge!("pgvigil_last_failover_timestamp_seconds", labels).set(change.at_ms as f64 / 1000.0);
     }
 }
 
@@ -199,7 +334,16 @@ fn put_node(group: &Published, node: &NodeView) {
     #[expect(clippy::cast_precision_loss, reason = "a small code")]
     let state = if is_known { node.reportedstate.metric_code() as f64 } else { -1.0 };
     gauge!("pg_auto_failover_node_state_reported_state_code", "nodename" => name()).set(state);
-    if let Some(lag) = node.lag_bytes {
+    let leads = group.view.writable == Some(node.nodeid);
+    let writable = [
+        Label::new("formation", node.formationid.clone()),
+        Label::new("group", node.groupid.to_string()),
+        Label::new("nodename", name()),
+        Label::new("nodehost", node.nodehost.clone()),
+        Label::new("nodeport", node.nodeport.to_string()),
+    ];
+    gauge!("pgvigil_node_writable", writable.to_vec()).set(i32::from(leads));
+    if let Some(lag) = node.lag_bytes.filter(|_| !leads) {
         #[expect(clippy::cast_precision_loss, reason = "exact up to petabytes")]
         gauge!("pg_stat_replication_replay_lag_bytes", "application_name" => name())
             .set(lag as f64);

@@ -56,12 +56,13 @@ struct Running {
 }
 
 impl Registry {
-    /// Starts the tasks of all groups that the store has.
+    /// Starts the tasks of all groups that the store has. `doubtful`: it may not be the newest.
     pub async fn start(
         store: PgStore,
         metrics: Arc<Metrics>,
         store_up: watch::Receiver<bool>,
         defaults: Settings,
+        doubtful: bool,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
         let groups = store.load_all().await?;
@@ -86,7 +87,7 @@ impl Registry {
             stop,
         });
         for group in groups {
-            registry.run(group);
+            registry.run(group, doubtful);
         }
         Ok(registry)
     }
@@ -202,7 +203,7 @@ impl Registry {
         let password = random_password().map_err(|e| {
             Refusal::new(RefusalCode::Refused, format!("no password can be made: {e}"), "")
         })?;
-        Ok(self.run(Group::new(key.clone(), settings, password)))
+        Ok(self.run(Group::new(key.clone(), settings, password), false))
     }
 
     pub async fn create_formation(
@@ -297,13 +298,18 @@ impl Registry {
         self.state().groups.get(key).map(|running| running.handle.clone())
     }
 
+    /// Whether the store answered when it was last asked, at most two seconds ago.
+    pub fn store_was_up(&self) -> bool {
+        *self.store_up.borrow()
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         // Nobody panics while holding it; if somebody did, it would still be whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts the task of a group, and those that carry on what it publishes.
-    fn run(self: &Arc<Self>, record: Group) -> GroupHandle {
+    fn run(self: &Arc<Self>, record: Group, doubtful: bool) -> GroupHandle {
         let key = record.key.clone();
         let around = Surroundings {
             store: self.store.clone(),
@@ -311,7 +317,7 @@ impl Registry {
             metrics: self.metrics.clone(),
             store_up: self.store_up.clone(),
         };
-        let (handle, task) = GroupTask::new(record, around);
+        let (handle, task) = GroupTask::new(record, doubtful, around);
         let stop = self.stop.child_token();
         let running = Running { handle: handle.clone(), stop: stop.clone() };
         self.state().groups.insert(key.clone(), running);
@@ -368,7 +374,7 @@ impl Registry {
             match crate::store::Decisions::load(&self.store, &key).await {
                 Ok(Some(record)) => {
                     stop.cancel();
-                    self.run(record);
+                    self.run(record, false);
                     return;
                 }
                 Ok(None) => {

@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use vigil_core::event::Event;
 use vigil_core::group::Group;
 use vigil_core::ids::Epoch;
+use vigil_core::message::Report;
 use vigil_core::node::record::NodeRecord;
 
 use crate::wal::Wal;
 use crate::world::World;
 
 mod acknowledged_is_kept;
+mod covered_is_held;
 mod discarded_is_kept_aside;
 mod enough_copies;
 mod epochs_grow;
@@ -19,6 +21,8 @@ mod last_copy;
 mod old_orders;
 mod one_event;
 mod one_writer;
+mod pledges_are_true;
+mod renewal;
 mod rules_intersect;
 mod silence;
 mod whole_directories;
@@ -67,6 +71,11 @@ pub(crate) enum Moment<'a> {
         new: &'a Wal,
         kept_from: Option<u64>,
     },
+    /// A keeper told the monitor something.
+    Told {
+        host: usize,
+        report: &'a Report,
+    },
     Started {
         host: usize,
         torn: bool,
@@ -87,6 +96,9 @@ const HAPPENED: &[(&str, Happened)] = &[
     ("whole_directories", whole_directories::check),
     ("one_event", one_event::check),
     ("silence", silence::check),
+    ("pledges_are_true", pledges_are_true::check),
+    ("covered_is_held", covered_is_held::check),
+    ("renewal", renewal::check),
 ];
 
 const STANDS: &[(&str, Stands)] =

@@ -585,6 +585,15 @@ impl Lab {
         command
     }
 
+    /// Another program of ours, on the monitor's host, until it is dropped.
+    pub(crate) fn beside(&self, program: &str, args: &[&str]) -> Owned {
+        let log = File::create(self.dir.log(program)).unwrap();
+        // A home of its own: what is in that of a host is the host's.
+        let mut command = self.dir.command(self.dir.bin(program), &self.dir.make_home(program));
+        command.args(args).stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.on_host(MONITOR, || own(&mut command))
+    }
+
     pub(crate) fn pgctl(&self, args: &[&str]) -> Output {
         let mut command = self.pgctl_command(args);
         self.on_host(CLIENT, || run(&mut command, secs(90)))

@@ -15,7 +15,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::process::{self, Process};
 
 const PREFIX: &str = "pgvigil-it-";
-const PROGRAMS: [&str; 3] = ["vigil-monitor", "vigil-keeper", "pgctl"];
+const PROGRAMS: [&str; 4] = ["vigil-monitor", "vigil-keeper", "pgctl", "vigil-exporter"];
 
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()

@@ -125,7 +125,7 @@ fn learn(group: &mut Group, hello: &Hello) {
         }
         return;
     }
-    let known = group.epoch;
+    let known = group.rule().map_or(Epoch(0), |rule| rule.epoch);
     group.epoch = group.epoch.max(hello.promise);
     if let Some(newest) = newest.filter(|_| theirs > ours) {
         group.rules.clone_from(&hello.rules_held);
@@ -147,16 +147,17 @@ fn learn(group: &mut Group, hello: &Hello) {
     {
         group.settings = settings;
     }
-    // An epoch assigns one timeline at most: whatever was assigned in those that this store does
-    // not know, the next one is above.
-    skip_timelines(group, group.epoch.0 - known.0);
+    // An epoch assigns one timeline at most: whatever was assigned in those whose winners this
+    // store does not know, the next one is above.
+    skip_timelines(group, group.epoch.0.saturating_sub(known.0));
     group.plan = Plan::Recovering;
     group.episode = None;
 }
 
 fn skip_timelines(group: &mut Group, count: u64) {
     let count = u32::try_from(count).unwrap_or(u32::MAX);
-    group.last_tli = Tli(group.last_tli.0.saturating_add(count).max(1));
+    // The founder's is the first, told or not.
+    group.last_tli = Tli(group.last_tli.0.max(1).saturating_add(count));
 }
 
 /// Checks a command and carries its first act out on the record.

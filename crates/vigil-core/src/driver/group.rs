@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::{Command, Refusal};
+use crate::command::{Command, Refusal, RefusalCode};
 use crate::decide::{decide, event};
 use crate::driver::command::{self, Watcher};
 use crate::event::{Event, EventKind};
@@ -122,7 +122,9 @@ impl GroupDriver {
     /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
     pub fn doubting(mut group: Group, now: Now) -> Self {
         doubt(&mut group);
-        Self::new(group, now)
+        let mut driver = Self::new(group, now);
+        driver.facts.doubted_for_age = driver.group.plan == Plan::Recovering;
+        driver
     }
 
     pub fn group(&self) -> &Group {
@@ -255,7 +257,15 @@ impl GroupDriver {
             let open = facts.node(id).is_some_and(|n| n.stream.is_some());
             open && facts.is_reachable(id, &settings, now)
         };
+        let present = hello.node_id.and_then(|id| self.facts.node(id)?.stream);
+        if present.is_some_and(|present| present > stream) {
+            // The network held it back: the keeper has connected anew since.
+            let words = format!("{} has a newer connection", hello.name);
+            return Err(Refusal::new(RefusalCode::Refused, words, "nothing: it goes on there"));
+        }
+        let known = (self.group.epoch, self.group.rules.clone());
         let node_id = command::register(&mut self.group, hello, fresh_id, &reachable)?;
+        self.facts.doubted_for_age &= known == (self.group.epoch, self.group.rules.clone());
         let facts = self.facts.node_mut(node_id);
         facts.stream = Some(stream);
         facts.closed_ms = None;
@@ -338,13 +348,16 @@ impl GroupDriver {
         events.push(event(&self.group, EventKind::Quarantine, Some(id), text));
     }
 
-    /// A keeper that has taken in orders of a later record than this one: the store is not the
-    /// newest, and keepers would refuse orders that are numbered by it.
+    /// A keeper that has taken in orders that nobody here gave: the store is not the newest, and
+    /// keepers would refuse orders that are numbered by it.
     fn note_newer_orders(&mut self, report: &Report) {
-        let told = report.order_seq / ORDERS_PER_VERSION;
-        if told > self.group.version {
-            self.group.version = told;
+        let given = self.group.version * ORDERS_PER_VERSION + self.order_count;
+        if report.order_seq > given {
+            self.group.version = report.order_seq / ORDERS_PER_VERSION;
+            // Orders of a version above that, whatever comes of it.
+            self.incarnated = false;
             doubt(&mut self.group);
+            self.facts.doubted_for_age = false;
         }
     }
 

@@ -170,6 +170,9 @@ fn lead(record: &NodeRecord, wish: &Wish, seen: &Observed, memory: &Circumstance
             // Once per epoch. A promotion that did not get as far as a new timeline is the same
             // one and is triggered again; after that, only a new election helps.
             let switched = up.tli >= wish.tli || up.history.tli >= wish.tli;
+            if wish.tli == Tli(0) && !wish.renewal {
+                return Next::Wait("a new election: this node led in this epoch and stopped");
+            }
             if leads && switched && !record.promoting && !broken(Mutation::PromotedTwice) {
                 return Next::Wait("a new election: this node led in this epoch and stopped");
             }

@@ -103,6 +103,38 @@ impl PgStore {
         matches!(tokio::time::timeout(within, asked).await, Ok(Ok(())))
     }
 
+    /// Leaves a sign of life.
+    pub async fn note_alive(&self) -> Result<(), StoreError> {
+        self.on(&self.others, async |connection| {
+            sqlx::query(
+                "insert into pgautofailover.alive (at) values (now())
+                 on conflict (one) do update set at = excluded.at",
+            )
+            .execute(connection)
+            .await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// How long ago a monitor last left a sign of life, in milliseconds; `None` = never. A clock that
+    /// was set back counts as no time.
+    pub async fn unattended_ms(&self) -> Result<Option<u64>, StoreError> {
+        let row = self
+            .on(&self.decisions, async |connection| {
+                sqlx::query(
+                    "select (extract(epoch from now() - at) * 1000)::bigint as ms
+                       from pgautofailover.alive",
+                )
+                .fetch_optional(connection)
+                .await
+            })
+            .await?;
+        let Some(row) = row else { return Ok(None) };
+        let ms: i64 = row.try_get("ms").map_err(StoreError::broken)?;
+        Ok(Some(u64::try_from(ms).unwrap_or(0)))
+    }
+
     /// All groups.
     pub async fn load_all(&self) -> Result<Vec<Group>, StoreError> {
         let rows = self

@@ -38,7 +38,7 @@ impl Rig {
             store_up: is_up,
         };
         let group = Group::new(key, Settings::default(), "secret".to_owned());
-        let (group, task) = GroupTask::new(group, around);
+        let (group, task) = GroupTask::new(group, false, around);
         let stop = CancellationToken::new();
         tokio::spawn(task.run(stop.clone()));
         Rig { store, group, numbers: 0, _stop: stop.drop_guard(), _store_up: store_up }

@@ -5,7 +5,7 @@ use vigil_core::group::Plan;
 
 use super::net::MONITOR;
 use super::steps::Effect;
-use super::{Event, World};
+use super::{Event, Host, World};
 use crate::postgres::{Postgres, Run};
 use crate::scenario::{Fault, Kind, NodePlan, Target};
 
@@ -322,7 +322,7 @@ impl World {
     /// copy that is the only one.
     fn wipe(&mut self, host: usize) {
         let group = self.hosts[host].group;
-        let others = self.of_group(group).filter(|(i, h)| *i != host && h.is_usable()).count();
+        let others = self.of_group(group).filter(|(i, h)| *i != host && self.is_copy(h)).count();
         // See `restore` for a store that is empty meanwhile.
         let alone = others == 0 || self.stores[group].doubtful;
         if !self.ghost.may_wipe(group) || alone || !self.elsewhere(host) {
@@ -346,6 +346,13 @@ impl World {
         self.restart_keeper_later(host);
     }
 
+    /// A member whose WAL an election can make use of.
+    fn is_copy(&self, host: &Host) -> bool {
+        let members = &self.stores[host.group].record.members;
+        let member = host.disk.node_id.and_then(|id| members.get(&id));
+        host.is_usable() && member.is_some_and(|m| !m.dropped)
+    }
+
     /// Whether somebody else has all that was acknowledged and is on this host.
     pub(super) fn elsewhere(&self, host: usize) -> bool {
         let group = self.hosts[host].group;
@@ -353,7 +360,7 @@ impl World {
             !self.hosts[host].pg.wal.holds(tli, len)
                 || self
                     .of_group(group)
-                    .any(|(i, h)| i != host && h.is_usable() && h.pg.wal.holds(tli, len))
+                    .any(|(i, h)| i != host && self.is_copy(h) && h.pg.wal.holds(tli, len))
         })
     }
 
@@ -419,9 +426,24 @@ impl World {
             let node = member.name.clone();
             self.command(group, Command::DisableMaintenance { node });
         }
-        for member in members.iter().filter(|m| m.dropped) {
+        let gone = |id| self.host_of(group, id).is_none_or(|host| self.hosts[host].left);
+        let gone: Vec<_> = members.iter().filter(|m| m.dropped || gone(m.id)).collect();
+        for member in gone {
             let node = member.name.clone();
             self.command(group, Command::DropNode { node, force: true });
+        }
+        // Forced out, so that fewer are left than must acknowledge.
+        let record = &self.stores[group].record;
+        let counted = members.iter().filter(|m| vigil_core::election::counts(m)).count();
+        if record.settings.number_sync_standbys as usize >= counted.max(1) {
+            self.command(
+                group,
+                Command::SetSettings {
+                    number_sync_standbys: Some(0),
+                    heartbeat_interval_ms: None,
+                    heartbeat_misses: None,
+                },
+            );
         }
         let waits = matches!(self.stores[group].record.plan, Plan::Electing { .. });
         if waits {

@@ -43,6 +43,8 @@ pub(crate) struct Host {
     pub(crate) kept_from: Option<u64>,
     /// A rewind has begun and has not ended.
     pub(crate) torn: bool,
+    /// A promotion is under way in this life of the server.
+    pub(crate) promotion: Option<u64>,
     pub(crate) stream: Option<u64>,
     pub(crate) step: Option<Running>,
     pub(crate) powered: bool,
@@ -97,6 +99,7 @@ impl World {
             pg: Postgres::none(),
             kept_from: None,
             torn: false,
+            promotion: None,
             stream: None,
             step: None,
             powered: true,
@@ -327,6 +330,7 @@ impl World {
                 NodeOutput::Run { id, step } => self.begin_step(host, id, step),
                 NodeOutput::Cancel { id } => self.cancel_step(host, id),
                 NodeOutput::Send(report) => {
+                    self.witness(&Moment::Told { host, report: &report });
                     if let Some(stream) = self.hosts[host].stream {
                         self.send_up(stream, ToMonitor::Report(report));
                     }

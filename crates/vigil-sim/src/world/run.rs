@@ -226,7 +226,16 @@ impl World {
     pub fn last_view(&self) -> Vec<String> {
         let host = |h: &super::Host| {
             let (end, run) = (words(h.pg.position()), &h.pg.run);
-            format!("{}: {end} {run:?} promise {}", h.name, h.disk.promise)
+            let keeper = match (&h.driver, h.keeper_frozen) {
+                (None, _) => "dead",
+                (_, true) => "frozen",
+                _ => "alive",
+            };
+            let (promise, stream) = (h.disk.promise, h.stream);
+            format!(
+                "{}: {end} promise {promise} keeper {keeper} stream {stream:?} {run:?} look {} wake {}",
+                h.name, h.look_at_ms, h.wake_at_ms
+            )
         };
         let mut lines: Vec<String> = self.hosts.iter().map(host).collect();
         for cell in self.monitors.iter().flat_map(|m| &m.cells) {

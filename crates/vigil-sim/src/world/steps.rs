@@ -275,6 +275,7 @@ impl World {
             _ => middle_ms,
         };
         let pg_life = self.hosts[host].pg.life;
+        self.hosts[host].promotion = Some(pg_life);
         let effect = Effect::Promoted { rule: rule.clone(), tli };
         self.after(when_ms, Event::Effect { host, pg_life, effect });
     }
