@@ -72,7 +72,14 @@ impl World {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per kind of fault, each short")]
-    fn inject(&mut self, kind: Kind, group: usize, host: usize, detail: u64, lasts_ms: u64) {
+    pub(super) fn inject(
+        &mut self,
+        kind: Kind,
+        group: usize,
+        host: usize,
+        detail: u64,
+        lasts_ms: u64,
+    ) {
         let undo = |undo| Event::Undo(undo);
         match kind {
             Kind::KillNode => {
