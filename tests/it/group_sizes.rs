@@ -1,6 +1,7 @@
 //! Groups of one, two, three and five nodes: what fails, and what clients see of it. The table of
 //! the README is what this prints.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -65,11 +66,13 @@ fn run_row(lab: &mut Lab, writers: &Writers, row: &Row) -> String {
         row.nodes, row.what, row.expected
     );
     let told = match row.expected {
-        Seen::Nothing => "nothing".to_owned(),
-        Seen::Pause => format!("a pause ({:.1} s)", gap.as_secs_f64()),
-        Seen::UntilBack => "writes wait until it is back".to_owned(),
+        Seen::Nothing => "nothing",
+        Seen::Pause => "a pause",
+        Seen::UntilBack => "writes wait until it is back",
     };
-    format!("| {} | {} | {} | {told} |", row.nodes, row.number_sync_standbys, row.what)
+    let line = format!("| {} | {} | {} | {told} |", row.nodes, row.number_sync_standbys, row.what);
+    println!("{line} {gap:.1?}");
+    line
 }
 
 fn a_group_of(nodes: usize, number_sync_standbys: u32) {
@@ -127,7 +130,11 @@ fn a_group_of(nodes: usize, number_sync_standbys: u32) {
         rows.push(run_row(&mut lab, &writers, &row));
     }
     writers.wait_until_steady();
-    println!("{}", rows.join("\n"));
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = fs::read_to_string(readme).unwrap();
+    for row in &rows {
+        assert!(readme.lines().any(|line| line == row), "not in the README: {row}");
+    }
     writers.verify_everywhere(&lab);
 }
 

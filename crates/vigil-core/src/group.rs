@@ -300,9 +300,9 @@ mod tests {
 
     #[test]
     fn every_plan_is_among_the_names() {
-        let named = include_str!("group.rs").lines().filter(|l| l.trim().starts_with("Plan::"));
+        let lines = include_str!("group.rs").lines().filter(|l| l.trim().starts_with("Plan::"));
         let names: Vec<&str> =
-            named.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
+            lines.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
         assert_eq!(names, Plan::NAMES);
     }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Args {
     /// The node to remove
     node: String,
 
-    /// Remove it even if it is the primary or cannot be reached
+    /// Remove it even if it cannot be reached, or if then too few nodes are counted
     #[arg(long, value_parser = BoolishValueParser::new())]
     #[arg(env = "PGVIGIL_FORCE", hide_env_values = true)]
     force: bool,

@@ -143,9 +143,9 @@ mod tests {
 
     #[test]
     fn every_step_is_among_the_names() {
-        let named = include_str!("step.rs").lines().filter(|l| l.trim().starts_with("Step::"));
+        let lines = include_str!("step.rs").lines().filter(|l| l.trim().starts_with("Step::"));
         let names: Vec<&str> =
-            named.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
+            lines.filter_map(|l| l.split(" => \"").nth(1)?.split('"').next()).collect();
         assert_eq!(names, Step::NAMES);
     }
 }

@@ -78,6 +78,10 @@ impl Executor {
         keep: Option<Position>,
     ) -> Result<StepDone> {
         let local = &self.local;
+        // A copy beside is begun while the server still runs: it must not when both are swapped.
+        if local.postmaster().is_some() {
+            self.stop(STOP_WITHIN).await?;
+        }
         if let Some(keep) = keep
             && let Err(error) = self.keep_wal(keep).await
         {

@@ -317,6 +317,9 @@ impl World {
             h.keeper_frozen = false;
         }
         if h.pg.life == pg_life {
+            if h.pg.frozen {
+                h.pg.ailing_ms = self.now_ms;
+            }
             h.pg.frozen = false;
         }
         self.stirred = true;
