@@ -5,6 +5,9 @@ use crate::subject::{Answer, Commit, Node, Subject, View};
 
 /// What comes at all has come by then, in milliseconds; also on a busy machine.
 const SOON_MS: u64 = 30_000;
+/// All waiting of a scenario ends by then, in milliseconds: before a test runner ends the test,
+/// which would leave its servers.
+const ALL_MS: u64 = 80_000;
 /// What has not come by then does not come by itself, in milliseconds: receivers are started
 /// again after 100, replies come every 1000.
 const A_WHILE_MS: u64 = 1_500;
@@ -13,10 +16,12 @@ const A_WHILE_MS: u64 = 1_500;
 pub(crate) struct Book<'a> {
     pub(crate) s: &'a mut dyn Subject,
     seen: Vec<String>,
+    ends_ms: u64,
 }
 
 pub(crate) fn play(scenario: &Scenario, subject: &mut dyn Subject) -> Vec<String> {
-    let mut book = Book { s: subject, seen: Vec::new() };
+    let ends_ms = subject.now_ms() + ALL_MS;
+    let mut book = Book { s: subject, seen: Vec::new(), ends_ms };
     (scenario.plays)(&mut book);
     book.seen
 }
@@ -39,7 +44,7 @@ impl Book<'_> {
     }
 
     fn within(&mut self, ms: u64, mut is_so: impl FnMut(&mut dyn Subject) -> bool) -> bool {
-        let end_ms = self.s.now_ms() + ms;
+        let end_ms = (self.s.now_ms() + ms).min(self.ends_ms);
         loop {
             if is_so(self.s) {
                 return true;
