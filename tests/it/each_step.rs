@@ -266,9 +266,7 @@ impl Group<'_> {
             }
             _ => {}
         }
-        self.lab.wait_for("the group is whole", secs(60), |s| {
-            s.is_whole(3) && s.json["waiting_on"].as_array().is_some_and(Vec::is_empty)
-        });
+        self.lab.wait_for("the group is whole", secs(60), |s| s.is_whole(3));
     }
 }
 

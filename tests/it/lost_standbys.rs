@@ -142,6 +142,8 @@ fn two_losses_one_after_the_other_are_survived() {
         let names = lab.value("node1", "show synchronous_standby_names").unwrap_or_default();
         names.starts_with("ANY 1") && names.contains("node2") && !names.contains("node3")
     });
+    // Only once it is confirmed is the old rule, of which node3 may hold a commit, out of the way.
+    lab.wait_for("the rule is confirmed", secs(10), State::waits_for_nothing);
     writers.wait_until_steady();
     let killed = Instant::now();
     lab.kill("node1", Part::All);

@@ -99,7 +99,15 @@ impl State {
             let state = if nodes == 1 { "single" } else { "primary" };
             self.is(name, state)
         });
-        primary && self.nodes.len() == nodes && self.standbys().len() == nodes - 1
+        primary
+            && self.nodes.len() == nodes
+            && self.standbys().len() == nodes - 1
+            && self.waits_for_nothing()
+    }
+
+    /// Also the newest sync rule is confirmed: what is lost now is lost under that one alone.
+    pub(crate) fn waits_for_nothing(&self) -> bool {
+        self.json["waiting_on"].as_array().is_none_or(Vec::is_empty)
     }
 
     pub(crate) fn highest_epoch(&self) -> u64 {
