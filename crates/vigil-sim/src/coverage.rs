@@ -91,12 +91,12 @@ impl Coverage {
 
     /// The table, and below it the rare things.
     pub fn lines(&self) -> Vec<String> {
-        let mut lines = vec![format!("{:<18}{}", "fault", columns(PHASES.map(str::to_owned)))];
+        let mut lines = vec![format!("{:<18}{}", "fault", columns(&PHASES.map(str::to_owned)))];
         for (kind, _) in Kind::ALL {
             let cells = std::array::from_fn(|phase| {
                 self.table.get(&(*kind, phase)).copied().unwrap_or(0).to_string()
             });
-            lines.push(format!("{:<18}{}", format!("{kind:?}"), columns(cells)));
+            lines.push(format!("{:<18}{}", format!("{kind:?}"), columns(&cells)));
         }
         for (name, count) in self.clone().counts_mut() {
             lines.push(format!("{name:<24}{count:>12}"));
@@ -105,6 +105,6 @@ impl Coverage {
     }
 }
 
-fn columns(cells: [String; PHASES.len()]) -> String {
-    cells.iter().map(|cell| format!("{cell:>11}")).collect()
+fn columns(cells: &[String; PHASES.len()]) -> String {
+    cells.iter().fold(String::new(), |line, cell| line + &format!("{cell:>11}"))
 }

@@ -16,6 +16,7 @@ use vigil_sim::world::{Violation, World};
 /// Exit code 0: nothing was violated; 1: something was; 2: bad arguments.
 #[derive(Parser)]
 #[command(version)]
+#[expect(clippy::struct_excessive_bools, reason = "switches of a command line")]
 struct Args {
     /// Run this many seeds, counted from --first; 0 goes on without end.
     #[arg(long, default_value_t = 1000, value_name = "N")]

@@ -156,7 +156,7 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of a seed.
     pub fn of(seed: u64) -> Scenario {
-        let mut rng = Rng::new(seed ^ 0x5EED_0F_5CE7_A210);
+        let mut rng = Rng::new(seed ^ 0x005E_ED0F_5CE7_A210);
         let count = if rng.chance(5) { 2 } else { 1 };
         let groups: Vec<GroupPlan> = (0..count).map(|_| group(&mut rng, count)).collect();
         let (heartbeat_ms, misses) =

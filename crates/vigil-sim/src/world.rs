@@ -151,6 +151,7 @@ pub(crate) struct Store {
 }
 
 /// The whole world of one seed.
+#[expect(clippy::struct_excessive_bools, reason = "independent conditions of one world")]
 pub struct World {
     pub now_ms: u64,
     pub(crate) scenario: Scenario,

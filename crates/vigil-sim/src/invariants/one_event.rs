@@ -15,8 +15,8 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
         matches!(e.kind, EventKind::Failover | EventKind::Switchover | EventKind::Promotion)
             && !e.phases.is_empty()
     });
-    let begun = |group: &Group| group.episode.as_ref().map(|e| (e.started_ms, e.from.is_some()));
-    let ended = before.episode.is_some() && begun(before) != begun(after);
+    let identity = |group: &Group| group.episode.as_ref().map(|e| (e.started_ms, e.from.is_some()));
+    let ended = before.episode.is_some() && identity(before) != identity(after);
     let told = closing.count();
     // A store that was put back goes on from what it hears: that episode is not told of.
     let rebuilt = |e: &&vigil_core::event::Event| e.description.contains("was rebuilt");
@@ -26,7 +26,7 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if told != usize::from(ended) && !recovers {
         return Some(format!("{told} events tell of a change of the primary, ended: {ended}"));
     }
-    let began = after.episode.is_some() && begun(before) != begun(after);
+    let began = after.episode.is_some() && identity(before) != identity(after);
     let episode = after.episode.as_ref().filter(|_| began)?;
     let host = world.host_of(*group, episode.from?)?;
     let pg = &world.hosts[host].pg;

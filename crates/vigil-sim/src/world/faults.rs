@@ -3,6 +3,7 @@
 use vigil_core::command::Command;
 use vigil_core::group::Plan;
 
+use super::host::blank_disk;
 use super::net::MONITOR;
 use super::steps::Effect;
 use super::{Event, Host, World};
@@ -71,7 +72,6 @@ impl World {
         }
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm per kind of fault, each short")]
     pub(super) fn inject(
         &mut self,
         kind: Kind,
@@ -347,7 +347,7 @@ impl World {
         self.end_postgres(host, false);
         let (group, name) = (self.hosts[host].group, self.hosts[host].name.clone());
         let life = self.hosts[host].pg.life;
-        let disk = self.blank_disk(group, &name);
+        let disk = blank_disk(group, &name);
         let h = &mut self.hosts[host];
         h.pg = Postgres { life: life + 1, ..Postgres::none() };
         h.disk = disk;

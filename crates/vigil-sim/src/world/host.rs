@@ -28,7 +28,13 @@ pub(crate) struct Running {
     pub(crate) halfway: bool,
 }
 
+/// The state file of a keeper that has never been welcomed.
+pub(super) fn blank_disk(group: usize, name: &str) -> NodeRecord {
+    NodeRecord::new("default".into(), u32::try_from(group).unwrap_or(0), name.to_owned())
+}
+
 /// One machine with a keeper and a Postgres.
+#[expect(clippy::struct_excessive_bools, reason = "independent conditions of one machine")]
 pub(crate) struct Host {
     pub(crate) group: usize,
     pub(crate) name: String,
@@ -93,7 +99,7 @@ impl World {
         let clock_ppm = self.rng.range(0, 2 * drift).cast_signed() - drift.cast_signed();
         self.hosts.push(Host {
             group,
-            disk: self.blank_disk(group, &name),
+            disk: blank_disk(group, &name),
             name,
             plan,
             driver: None,
@@ -121,10 +127,6 @@ impl World {
         self.ghost.host_added(group);
         let pause_ms = self.rng.range(0, 300);
         self.after(pause_ms, Event::StartKeeper { host, life: 0 });
-    }
-
-    pub(super) fn blank_disk(&self, group: usize, name: &str) -> NodeRecord {
-        NodeRecord::new("default".into(), u32::try_from(group).unwrap_or(0), name.to_owned())
     }
 
     /// The host's own clocks: no two run alike.

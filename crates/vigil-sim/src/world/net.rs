@@ -273,7 +273,7 @@ impl World {
             }
             let Some(message) = s.up.pop(now_ms) else { return };
             let (monitor, host, node) = (s.monitor, s.host, s.node);
-            self.to_monitor(monitor, stream, host, node, message);
+            self.reach_monitor(monitor, stream, host, node, message);
         }
     }
 
@@ -296,7 +296,7 @@ impl World {
                 return self.hold(stream, &held, since_ms, false);
             }
             let Some(message) = s.down.pop(now_ms) else { return };
-            self.to_keeper(host, message);
+            self.reach_keeper(host, message);
         }
     }
 
@@ -318,7 +318,7 @@ impl World {
         }
     }
 
-    fn to_monitor(
+    fn reach_monitor(
         &mut self,
         monitor: usize,
         stream: u64,
@@ -342,7 +342,7 @@ impl World {
         }
     }
 
-    fn to_keeper(&mut self, host: usize, message: ToKeeper) {
+    fn reach_keeper(&mut self, host: usize, message: ToKeeper) {
         match message {
             ToKeeper::Welcome(node_id) => self.welcomed(host, node_id),
             ToKeeper::Order(order) => self.ordered(host, *order),
@@ -354,7 +354,7 @@ impl World {
     pub(super) fn stray(&mut self, stream: u64, message: ToKeeper) {
         let Some(host) = self.streams.get(&stream).map(|s| s.host) else { return };
         if self.hosts[host].driver.is_some() && !self.hosts[host].keeper_frozen {
-            self.to_keeper(host, message);
+            self.reach_keeper(host, message);
         }
     }
 }

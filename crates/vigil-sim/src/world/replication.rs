@@ -219,12 +219,11 @@ impl World {
             return;
         }
         let Some(writer) = pg.writer_mut() else { return };
-        match writer.told.iter_mut().find(|t| t.0 == standby) {
-            Some(told) => (told.1, told.2) = (told.1.max(flushed), now_ms),
-            None => {
-                writer.told.push((standby, flushed, now_ms));
-                self.look_soon(primary);
-            }
+        if let Some(told) = writer.told.iter_mut().find(|t| t.0 == standby) {
+            (told.1, told.2) = (told.1.max(flushed), now_ms);
+        } else {
+            writer.told.push((standby, flushed, now_ms));
+            self.look_soon(primary);
         }
         self.acknowledge(primary);
     }

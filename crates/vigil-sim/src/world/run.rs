@@ -27,7 +27,7 @@ impl World {
         for group in 0..self.stores.len() {
             self.at(0, Event::Client { group });
         }
-        self.go_until(FORMS_MS, |world| world.is_well());
+        self.go_until(FORMS_MS, World::is_well);
         if !self.is_well() {
             self.fail("liveness", format!("the group did not form: {}", self.ailment()));
         }

@@ -39,9 +39,10 @@ impl World {
             | Step::StartFollowing { .. }
             | Step::StartPrimary { .. } => self.rng.range(50, 400),
             Step::Promote { .. } => self.rng.range(30, 300),
-            Step::Checkpoint | Step::PrepareHandover => self.rng.range(20, 400),
+            Step::Checkpoint | Step::PrepareHandover | Step::FastForward { .. } => {
+                self.rng.range(20, 400)
+            }
             Step::Stop { .. } | Step::Kill => self.rng.range(10, 120),
-            Step::FastForward { .. } => self.rng.range(20, 400),
             _ => self.rng.range(5, 40),
         };
         if self.hosts[host].slow_disk { ms * 8 } else { ms }
@@ -304,19 +305,19 @@ impl World {
                     self.acknowledge(host);
                 }
             }
-            Effect::Promoted { rule, tli } => self.promoted(host, rule, tli),
+            Effect::Promoted { rule, tli } => self.promoted(host, &rule, tli),
             Effect::OrphansEnd => self.end_postgres(host, false),
         }
     }
 
-    fn promoted(&mut self, host: usize, rule: SyncRule, tli: Tli) {
+    fn promoted(&mut self, host: usize, rule: &SyncRule, tli: Tli) {
         let pg = &mut self.hosts[host].pg;
         if pg.standby().is_none() {
             return;
         }
         pg.wal.push(tli.0, 1);
         pg.run = Run::Primary(Primary { rule: rule.clone(), told: vec![], stopping: false });
-        self.note_host(host, "PROMOTED", || format!("timeline {tli} {}", rule_words(&rule)));
+        self.note_host(host, "PROMOTED", || format!("timeline {tli} {}", rule_words(rule)));
         self.coverage.promotions += 1;
         self.witness(&Moment::Promoted { host, epoch: rule.epoch, tli: tli.0 });
         self.look_soon(host);
