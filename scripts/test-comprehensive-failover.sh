@@ -65,7 +65,7 @@ main() {
         docker_up >>"$LOG" 2>&1 || die 1 "the lab could not be brought up" "see $LOG"
     fi
     for name in "${names[@]}"; do
-        rm -f "$WORK/detail"
+        : >"$WORK/detail"
         set +e
         (
             set -e
@@ -78,7 +78,7 @@ main() {
             log "PASSED $name: $(paste -sd';' "$WORK/detail" 2>/dev/null)"
         else
             failed=$((failed + 1))
-            log "FAILED $name: $(grep -E '^(failed|error): ' "$LOG" | tail -n 1)"
+            log "FAILED $name: $(grep -E '^(failed|error): ' "$LOG" | tail -n 1 || true)"
         fi
     done
     log "run ${#names[@]}, passed $passed, failed $failed; log: $LOG"

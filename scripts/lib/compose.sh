@@ -103,6 +103,12 @@ others_than() { # NAME: the other two services
     for service in "${SERVICES[@]}"; do [[ $service == "$mine" ]] || printf '%s\n' "$service"; done
 }
 
+one_other_than() { # NAME: the first of them; not `| head`, which would end the writer of the second
+    local names
+    mapfile -t names < <(others_than "$1")
+    printf '%s' "${names[0]}"
+}
+
 # --- containers ----------------------------------------------------------------------------------------------
 
 container_state() { # NAME: running, paused, exited, …; nothing when it is not there

@@ -70,7 +70,7 @@ check() { # NAME COMMAND…
     set -e
     if ((rc == 0)); then
         SUITE_PASSED=$((SUITE_PASSED + 1))
-        printf '  ok      %s (%d s) %s\n' "$name" $((SECONDS - began)) "$(paste -sd';' "$WORK/detail" 2>/dev/null)"
+        printf '  ok      %s (%d s) %s\n' "$name" $((SECONDS - began)) "$(paste -sd';' "$WORK/detail" 2>/dev/null || true)"
         grep -E '^  (ok|FAILED)  |^lab-tests:' "$WORK/docker-$name.log" || true
     else
         SUITE_FAILED=$((SUITE_FAILED + 1))

@@ -14,6 +14,7 @@ use crate::scenario::Scenario;
 mod clients;
 mod faults;
 mod host;
+mod lab;
 mod monitor;
 mod net;
 mod replication;
@@ -21,6 +22,7 @@ mod run;
 mod steps;
 
 pub(crate) use host::Host;
+pub use lab::Lab;
 pub(crate) use monitor::Monitor;
 use net::{Net, Stream, ToKeeper};
 use steps::Effect;
@@ -91,6 +93,10 @@ pub(crate) enum Event {
     },
     /// The receiver of this standby gets on.
     Pump {
+        host: usize,
+    },
+    /// A receiver's status interval has passed.
+    Status {
         host: usize,
     },
     /// A standby's word arrives at a walsender.

@@ -500,3 +500,65 @@ proptest! {
         }
     }
 }
+
+// ---- what the simulator found in the keeper
+
+/// A new epoch begins while the keeper attaches to the primary of the old one. What was seen before
+/// says "detached", and so it would pledge; a moment later it receives, acknowledges, and the
+/// commit is on no node that the election knows of.
+#[test]
+fn nothing_is_pledged_while_a_step_attaches() {
+    let mut keeper = Keeper::welcomed(record(2));
+    keeper.sees(standby());
+    assert_eq!(keeper.ordered(order(7, 10, follow(1))), [Step::Follow { primary: NodeId(1) }]);
+    keeper.ms += 10;
+    keeper.ordered(order(8, 20, PLEDGE));
+    assert_eq!(keeper.sent.last().unwrap().promise, Epoch(8));
+    assert_eq!(keeper.sent.last().unwrap().pledge, None, "it is about to receive");
+    keeper.ends(Ok(StepDone::Plain));
+    assert_eq!(keeper.sent.last().unwrap().pledge, None, "nobody has looked since");
+    let steps = keeper.sees(attached(1, 7, true));
+    assert_eq!(steps, [Step::DropReceiver { await_wal: None }]);
+    keeper.then_sees(standby());
+    assert_eq!(keeper.sent.last().unwrap().pledge.unwrap().epoch, Epoch(8));
+}
+
+/// A rule changes every minute, and with it whether a rewind is allowed. A standby whose WAL is gone
+/// still counts its two minutes up.
+#[test]
+fn a_stall_outlives_orders_that_change_nothing_for_it() {
+    let mut keeper = Keeper::welcomed(record(2));
+    keeper.ordered(order(7, 10, follow(1)));
+    keeper.sees(attached(1, 7, true));
+    let mut steps = Vec::new();
+    for n in 0..12 {
+        keeper.ms += 10_001;
+        let history = Some(TimelineHistory::first());
+        let goal = Goal::Follow { primary: NodeId(1), history, open: n % 2 == 0 };
+        steps = keeper.ordered(order(7, 20 + n, goal));
+        steps.extend(keeper.sees(attached(1, 7, false)));
+    }
+    assert!(matches!(steps.as_slice(), [Step::Clone { keep: Some(_), .. }]), "{steps:?}");
+    // It may hold the only copy of something until the new one takes its place.
+    assert!(keeper.disk.is_whole());
+    keeper.ends(Err("the primary is gone".into()));
+    keeper.sees(attached(1, 7, false));
+    assert_eq!(keeper.disk.replacing, None, "nothing was replaced");
+}
+
+/// A primary that serves is never promoted: whatever timelines were skipped meanwhile, it was
+/// promoted once in its epoch.
+#[test]
+fn nobody_is_promoted_without_a_timeline() {
+    let rule = rule(7, 4, 2, &[3], 1);
+    let disk = NodeRecord {
+        own_rule: Some(rule.clone()),
+        led_in: Some(Epoch(7)),
+        promise: Epoch(7),
+        ..record(2)
+    };
+    let mut keeper = Keeper::welcomed(disk);
+    keeper.sees(standby());
+    let goal = Goal::Lead { rule, tli: Tli(0), renewal: false, prepare: false };
+    assert_eq!(keeper.ordered(order(7, 10, goal)), []);
+}

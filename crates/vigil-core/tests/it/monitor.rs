@@ -393,3 +393,97 @@ fn a_renewed_primary_that_stopped_is_replaced() {
         assert!(!still_promoting(&mut scene), "{server:?}");
     }
 }
+
+// ---- what the simulator found in the monitor
+
+/// A store that was put back counts its orders from where it was: keepers would refuse them for
+/// ever. They tell what they have taken in, and the next ones are numbered above.
+#[test]
+fn orders_of_a_store_that_was_put_back_are_numbered_above_all() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let told = 77_000_005;
+    let report = Report { order_seq: told, ..standby_report(&rule, 10) };
+    let out = monitor.report(2, report);
+    assert!(highest(&out).is_some_and(|seq| seq > told), "{out:?}");
+    // Enough was heard to know that node 1 is still in power.
+    assert_eq!(monitor.driver.group().plan, Plan::Serving { primary: NodeId(1) });
+}
+
+/// The old store knows of an election in epoch 2, not of its winner: the winner's timeline is
+/// assigned nevertheless.
+#[test]
+fn timelines_of_winners_that_nobody_knows_are_skipped() {
+    let mut scene = Scene::serving(3);
+    scene.group.epoch = Epoch(2);
+    let driver = GroupDriver::new(scene.group, t(T0));
+    let mut monitor = Monitor { driver, ms: T0, next_command: 1 };
+    let newer = crate::support::rule(2, 9, 2, &[3], 1);
+    say_hello(&mut monitor, 2, known_hello(2, 2, std::slice::from_ref(&newer)), 100);
+    assert!(monitor.driver.group().last_tli >= Tli(2));
+    // What was covered meanwhile is not in flight any more.
+    assert_eq!(monitor.driver.group().rules, [newer]);
+}
+
+/// In an old record node 2 is in maintenance. It may be the primary by now.
+#[test]
+fn a_doubted_record_orders_nothing() {
+    let mut scene = Scene::serving(3);
+    scene.edit(2, |m| m.maintenance = true);
+    scene.edit(3, |m| m.dropped = true);
+    let driver = GroupDriver::doubting(scene.group, t(T0));
+    let mut monitor = Monitor { driver, ms: T0, next_command: 1 };
+    for n in [2, 3] {
+        let out = say_hello(&mut monitor, n, known_hello(n.cast_signed(), 1, &[]), 100);
+        assert!(out.orders.is_empty(), "{out:?}");
+    }
+}
+
+/// Everything was off for a night, and node 3 does not come back. Nobody tells of anything newer:
+/// after a minute the record is taken for what it says.
+#[test]
+fn a_record_that_is_merely_old_is_believed_after_a_while() {
+    let mut scene = Scene::serving(3);
+    let rule = scene.rule();
+    scene.group.rules[0].members = crate::support::ids(&[2]);
+    let driver = GroupDriver::doubting(scene.group, t(T0));
+    let mut monitor = Monitor { driver, ms: T0, next_command: 1 };
+    for n in [1, 2] {
+        say_hello(&mut monitor, n, known_hello(n.cast_signed(), 1, &[]), 100);
+    }
+    let plan_after = |monitor: &mut Monitor, ms: u64| {
+        let until = monitor.ms + ms;
+        while monitor.ms < until {
+            monitor.ms += 400;
+            let mut stopped = primary_report(&rule, &[]);
+            stopped.server = Server::Stopped;
+            monitor.report(1, stopped);
+            monitor.report(2, pledged_report(1, at(1, 5000)));
+        }
+        monitor.driver.group().plan.clone()
+    };
+    assert_eq!(plan_after(&mut monitor, 50_000), Plan::Recovering);
+    assert_ne!(plan_after(&mut monitor, 15_000), Plan::Recovering);
+}
+
+/// Two connections of one keeper, and the network holds the first one's hello back until the second
+/// is in use.
+#[test]
+fn an_older_connection_does_not_replace_a_newer_one() {
+    let mut monitor = Monitor::new(|_| {});
+    welcome(say_hello(&mut monitor, 9, known_hello(2, 1, &[]), 100)).unwrap();
+    let late = welcome(say_hello(&mut monitor, 8, known_hello(2, 1, &[]), 100));
+    assert_eq!(late.unwrap_err().0, RefusalCode::Refused);
+    assert_eq!(monitor.driver.facts().node(NodeId(2)).unwrap().stream, Some(9));
+}
+
+/// A node was promised away by an election that was lost with the store. It obeys nothing below its
+/// promise, so the primary has to be renewed above it.
+#[test]
+fn a_later_promise_is_won_back() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    monitor.report(3, Report { promise: Epoch(5), ..standby_report(&rule, 10) });
+    let Plan::Electing { epoch, .. } = monitor.driver.group().plan else { panic!() };
+    assert_eq!(epoch, Epoch(6));
+}

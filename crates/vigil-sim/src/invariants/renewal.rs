@@ -11,8 +11,10 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if before.plan == after.plan {
         return None;
     }
-    // What was newest then is still in flight, but for a rule that can never have acknowledged.
-    let [.., newest, _] = after.rules.as_slice() else { return None };
+    // What was newest then may be gone from S, if it can never have acknowledged anything, or may
+    // have been heard of in the same moment.
+    let [older @ .., _] = after.rules.as_slice() else { return None };
+    let newest = before.rules.iter().chain(older).max_by_key(|rule| rule.id())?;
     // Its disk may be lost by now, and its last word still on the way.
     let led_in = world.hosts[world.host_of(*group, winner)?].disk.led_in;
     let right = newest.primary == winner && led_in == Some(newest.epoch);

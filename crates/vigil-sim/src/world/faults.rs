@@ -72,7 +72,14 @@ impl World {
     }
 
     #[expect(clippy::too_many_lines, reason = "one arm per kind of fault, each short")]
-    fn inject(&mut self, kind: Kind, group: usize, host: usize, detail: u64, lasts_ms: u64) {
+    pub(super) fn inject(
+        &mut self,
+        kind: Kind,
+        group: usize,
+        host: usize,
+        detail: u64,
+        lasts_ms: u64,
+    ) {
         let undo = |undo| Event::Undo(undo);
         match kind {
             Kind::KillNode => {
@@ -310,6 +317,9 @@ impl World {
             h.keeper_frozen = false;
         }
         if h.pg.life == pg_life {
+            if h.pg.frozen {
+                h.pg.ailing_ms = self.now_ms;
+            }
             h.pg.frozen = false;
         }
         self.stirred = true;

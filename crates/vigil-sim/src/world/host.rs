@@ -58,6 +58,8 @@ pub(crate) struct Host {
     /// It has left the group for good.
     pub(crate) left: bool,
     pub(crate) pumping: bool,
+    /// The receiver's status interval runs.
+    pub(super) status_due: bool,
     pub(super) look_at_ms: u64,
     pub(super) wake_at_ms: u64,
     clock_offset_ms: u64,
@@ -109,6 +111,7 @@ impl World {
             dies_after: None,
             left: false,
             pumping: false,
+            status_due: false,
             look_at_ms: 0,
             wake_at_ms: 0,
             clock_offset_ms: self.rng.range(0, 1_000_000),

@@ -6,6 +6,9 @@ use crate::postgres::{Run, Standby, WIRE_TIMEOUT_MS};
 
 /// `wal_retrieve_retry_interval`, milliseconds.
 const RETRY_MS: u64 = 100;
+/// A receiver replies so often, and looks whether it still hears something
+/// (`wal_receiver_status_interval`), milliseconds.
+const STATUS_MS: u64 = 1000;
 
 impl World {
     /// Appends records on a server that takes writes.
@@ -51,8 +54,12 @@ impl World {
         }
         self.obey_reload(host);
         let Some(standby) = self.hosts[host].pg.standby() else { return };
+        let len = self.hosts[host].pg.wal.len();
+        let replayed_all = standby.replayed(len, self.now_ms) == len;
         match (standby.receiver, standby.conf) {
             (Some((source, life)), _) => self.receive(host, source, life),
+            // Only who has replayed all that it has starts a receiver.
+            (None, Some(_)) if !replayed_all => self.pump_in(host, RETRY_MS),
             (None, Some((id, _))) => {
                 let group = self.hosts[host].group;
                 let source = self.host_of(group, id).filter(|s| *s != host);
@@ -118,8 +125,21 @@ impl World {
         standby.heard_ms = now_ms;
         self.stirred = true;
         self.look_soon(host);
+        if !std::mem::replace(&mut self.hosts[host].status_due, true) {
+            self.after(STATUS_MS, Event::Status { host });
+        }
         self.receive(host, source, life);
         true
+    }
+
+    /// Also a receiver that gets nothing does something now and then.
+    pub(super) fn status(&mut self, host: usize) {
+        let receives = self.hosts[host].pg.streams();
+        self.hosts[host].status_due = receives;
+        if receives {
+            self.pump_in(host, 0);
+            self.after(STATUS_MS, Event::Status { host });
+        }
     }
 
     fn receive(&mut self, host: usize, source: usize, life: u64) {

@@ -121,7 +121,7 @@ impl World {
         }
     }
 
-    fn happen(&mut self, event: Event) {
+    pub(super) fn happen(&mut self, event: Event) {
         match event {
             Event::Fault(number) => self.fault(number),
             Event::Strike(number) => self.strike(number),
@@ -140,6 +140,7 @@ impl World {
             Event::MonitorTick { monitor, life } => self.monitor_tick(monitor, life),
             Event::Client { group } => self.clients(group),
             Event::Pump { host } => self.pump(host),
+            Event::Status { host } => self.status(host),
             Event::Told { primary, pg_life, standby, flushed } => {
                 self.told(primary, pg_life, standby, flushed);
             }

@@ -135,14 +135,8 @@ impl World {
         if waits && now_ms - running.begun_ms < 1500 {
             return Some(20);
         }
-        // A reload first. It does not reach a receiver while replay is stuck.
-        let standby = self.hosts[host].pg.standby_mut()?;
-        standby.conf = None;
-        if standby.stuck.is_none() {
-            self.lose_receiver(host);
-        }
-        self.stirred = true;
-        self.look_soon(host);
+        self.hosts[host].pg.standby()?;
+        self.detach(host);
         if broken(Mutation::PledgeByReload) {
             return None;
         }
@@ -150,11 +144,22 @@ impl World {
         Some(self.rng.range(5, 30))
     }
 
+    /// A reload without an upstream. It does not reach a receiver while replay is stuck.
+    pub(super) fn detach(&mut self, host: usize) {
+        let Some(standby) = self.hosts[host].pg.standby_mut() else { return };
+        standby.conf = None;
+        if standby.stuck.is_none() {
+            self.lose_receiver(host);
+        }
+        self.stirred = true;
+        self.look_soon(host);
+    }
+
     fn order_epoch(&self, host: usize) -> Option<Epoch> {
         self.hosts[host].driver.as_ref().and_then(NodeDriver::order).map(|o| o.epoch)
     }
 
-    fn execute(&mut self, host: usize, step: &Step, epoch: Option<Epoch>) -> Outcome {
+    pub(super) fn execute(&mut self, host: usize, step: &Step, epoch: Option<Epoch>) -> Outcome {
         let now_ms = self.now_ms;
         let pg = &mut self.hosts[host].pg;
         match step {
@@ -219,7 +224,7 @@ impl World {
         }
     }
 
-    fn start(&mut self, host: usize, run: Run) -> Outcome {
+    pub(super) fn start(&mut self, host: usize, run: Run) -> Outcome {
         let h = &mut self.hosts[host];
         if !h.pg.exists || h.pg.run != Run::Off {
             return no("not stopped");
@@ -319,10 +324,15 @@ impl World {
         self.acknowledge(host);
     }
 
-    /// A fast stop: the shutdown checkpoint is written and sent to whoever receives.
+    /// A fast stop that may take longer than its budget.
     fn stop(&mut self, host: usize) {
-        let pg = &mut self.hosts[host].pg;
+        let pg = &self.hosts[host].pg;
         let clean = pg.is_primary() && !pg.frozen && self.rng.chance(92);
+        self.stopped(host, clean);
+    }
+
+    /// The end of a fast stop: the shutdown checkpoint is written and sent to whoever receives.
+    pub(super) fn stopped(&mut self, host: usize, clean: bool) {
         if clean {
             let pg = &mut self.hosts[host].pg;
             let (tli, life) = (pg.wal.tli(), pg.life);
