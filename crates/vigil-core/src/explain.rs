@@ -177,8 +177,9 @@ fn waiting(group: &Group, facts: &Facts, now: Now, clock: Clock) -> Vec<Waiting>
         }
         Plan::Recovering => {
             let who = group.names_of(awaited_in_recovery(group, facts, now));
-            waits
-                .push(wait("every node to be heard: this monitor's record is old".to_owned(), who));
+            let what = "every node to be heard: this monitor's record is old (if one is gone for \
+                        good: pgctl perform-failover --allow-data-loss)";
+            waits.push(wait(what.to_owned(), who));
         }
         Plan::Handover { from, .. } => {
             waits.push(wait("checkpoints before the handover".to_owned(), group.name_of(*from)));

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use crate::durable;
 use crate::pidfile;
-use crate::process::{ProcessError, processes_of, reap};
+use crate::process::{ProcessError, processes_of, reap, wait_gone};
 use crate::procfs;
 
 /// Kills every process of `pgdata` (SIGKILL) until none is left, and returns how many there were.
@@ -48,6 +48,9 @@ pub async fn kill_all(pgdata: &Path, within: Duration) -> Result<usize, ProcessE
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     for pid in &killed {
+        // A dying process leaves its directory before it can be reaped, and until it was a start
+        // would find its pid in the lock files alive.
+        wait_gone(*pid, end.saturating_duration_since(Instant::now())).await?;
         reap(*pid);
     }
     reap_zombies();
