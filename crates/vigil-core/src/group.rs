@@ -181,10 +181,6 @@ pub struct Group {
     /// The highest timeline assigned or heard of.
     pub last_tli: Tli,
     pub last_rule_version: u64,
-    /// Orders are numbered above this: raised when a keeper has met higher numbers than this record
-    /// can have given out, because the record is an old one that was put back.
-    #[serde(default)]
-    pub order_floor: u64,
     pub plan: Plan,
     /// S, the rules in flight, oldest first. The last is the newest; it alone is left once it is
     /// covered.
@@ -207,7 +203,6 @@ impl Group {
             epoch: Epoch(0),
             last_tli: Tli(0),
             last_rule_version: 0,
-            order_floor: 0,
             plan: Plan::Forming { founder: None },
             rules: Vec::new(),
             settings,

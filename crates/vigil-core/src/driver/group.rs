@@ -300,7 +300,6 @@ impl GroupDriver {
         }
         self.note_problem(id, events);
         self.note_notices(id, events);
-        self.raise_order_floor(id);
         self.quarantine(id, events);
     }
 
@@ -313,16 +312,6 @@ impl GroupDriver {
             if let Some(member) = self.group.members.get_mut(&id) {
                 member.noticed = notice.seq;
             }
-        }
-    }
-
-    /// A keeper that has met higher order numbers than this record can have given out would refuse
-    /// all that comes: the record is an old one, put back.
-    fn raise_order_floor(&mut self, id: NodeId) {
-        let met = self.facts.report(id).map_or(0, |r| r.order_seq);
-        let next = (self.group.version + 1) * ORDERS_PER_VERSION;
-        if met > self.group.order_floor + next {
-            self.group.order_floor = met;
         }
     }
 
@@ -470,9 +459,7 @@ impl GroupDriver {
     fn order(&self, wish: &Assignment) -> Order {
         Order {
             epoch: wish.epoch,
-            seq: self.group.order_floor
-                + self.group.version * ORDERS_PER_VERSION
-                + self.order_count,
+            seq: self.group.version * ORDERS_PER_VERSION + self.order_count,
             goal_state: wish.state,
             goal: wish.goal.clone(),
             rules: self.group.rules.clone(),

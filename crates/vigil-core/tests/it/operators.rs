@@ -300,18 +300,6 @@ fn a_notice_is_noted_once() {
     assert_eq!(events[0].description, "WAL 3 is kept");
 }
 
-/// A record that is an old one, put back: keepers have met higher order numbers. What is ordered
-/// from now on is numbered above those, or they would refuse it for ever.
-#[test]
-fn orders_of_a_record_that_was_put_back_are_obeyed() {
-    let mut monitor = Monitor::new(|_| {});
-    let mut report = standby_report(&monitor.rule(), 10);
-    report.order_seq = 77_000_003;
-    let out = monitor.report(2, report);
-    let order = out.orders.iter().find(|(_, id, _)| *id == NodeId(2)).expect("an order anew");
-    assert!(order.2.seq > 77_000_003, "{}", order.2.seq);
-}
-
 /// A store that was lost: keepers bring back who is in the group, what was set, and who has which
 /// number, before anything is decided.
 #[test]
