@@ -175,9 +175,13 @@ impl Workdir {
         self.add_programs_of(&built());
     }
 
-    pub(crate) fn add_programs_of(&self, built: &Path) {
+    /// The same, from another directory. What is not there comes from the usual one: a test build
+    /// makes only the programs that have tests.
+    pub(crate) fn add_programs_of(&self, preferred: &Path) {
         for program in PROGRAMS {
-            let (from, to) = (built.join(program), self.bin(program));
+            let there = preferred.join(program).exists();
+            let dir = if there { preferred.to_owned() } else { built() };
+            let (from, to) = (dir.join(program), self.bin(program));
             if fs::hard_link(&from, &to).is_err() {
                 fs::copy(&from, &to)
                     .unwrap_or_else(|e| panic!("cannot copy {}: {e}", from.display()));
