@@ -1,5 +1,5 @@
 //! Whoever acknowledges holds everything that was acknowledged on earlier timelines, and nobody
-//! acknowledges on a timeline that has been left.
+//! acknowledges anything on a timeline that has been left, but what the newer one has.
 
 use super::Moment;
 use crate::world::World;
@@ -9,7 +9,12 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     let h = &world.hosts[*host];
     let name = &h.name;
     for (other, acked) in world.ghost.acknowledged(h.group) {
-        if other > *tli {
+        // A standby's word may arrive late. What it speaks of is part of the newer timeline.
+        let part = || {
+            let newer = world.of_group(h.group).filter(|(_, o)| o.pg.wal.holds(other, acked));
+            newer.into_iter().all(|(_, o)| o.pg.wal.holds(*tli, *len))
+        };
+        if other > *tli && !part() {
             return Some(format!("{name} acknowledges {tli}/{len} after {other}/{acked} was"));
         }
         if other < *tli && !h.pg.wal.holds(other, acked) {

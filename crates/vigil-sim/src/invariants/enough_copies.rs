@@ -12,9 +12,11 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
         return None;
     }
     let h = &world.hosts[*host];
-    let rule = world.stores[h.group].record.rule()?;
-    // A lost disk is a copy fewer, whatever the rule says.
-    if rule.epoch != after.promise || !world.ghost.may_wipe(h.group) {
+    // The rule that the order was given by.
+    let rule = after.rules_held.last()?;
+    // A lost disk is a copy fewer, whatever the rule says; a member that was forced out as well.
+    let gone = rule.members.iter().any(|m| world.host_of(h.group, *m).is_none());
+    if rule.epoch != after.promise || gone || !world.ghost.may_wipe(h.group) {
         return None;
     }
     let copies = |tli, len| {
