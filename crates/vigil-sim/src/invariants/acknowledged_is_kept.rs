@@ -11,8 +11,9 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     for (other, acked) in world.ghost.acknowledged(h.group) {
         // A standby's word may arrive late. What it speaks of is part of the newer timeline.
         let part = || {
-            let newer = world.of_group(h.group).filter(|(_, o)| o.pg.wal.holds(other, acked));
-            newer.into_iter().all(|(_, o)| o.pg.wal.holds(*tli, *len))
+            world
+                .of_group(h.group)
+                .any(|(_, o)| o.pg.wal.holds(other, acked) && o.pg.wal.holds(*tli, *len))
         };
         if other > *tli && !part() {
             return Some(format!("{name} acknowledges {tli}/{len} after {other}/{acked} was"));
