@@ -65,19 +65,26 @@ fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     });
     writers.wait_until_steady();
 
-    // A node with larger limits becomes the primary: the others would stop replaying.
+    // A node with larger limits may become the primary, and then the others would stop replaying: so
+    // the standby among them is restarted with as much before, and the primary when it is one.
     configure(&lab, "node1", "max_connections = 180\nmax_locks_per_transaction = 100");
     lab.stop("node1", Part::All);
     lab.start("node1");
+    let (primary, standby) = ("node3", "node2");
+    let has_room = |node: &str| lab.value(node, "show max_connections").as_deref() == Some("180");
+    lab.wait_until("node2 has room for what node1 would do", secs(30), || has_room(standby));
+    lab.wait_for_event("setting", "node2 starts with max_connections 180", secs(5));
     lab.wait_until_whole(secs(60));
+    assert_eq!(lab.primary(), primary);
+    let started = |node: &str| lab.value(node, "select pg_postmaster_start_time()").unwrap();
+    let before = started(standby);
     lab.ok(&["perform-switchover", "--to", "node1"]);
-    for node in ["node2", "node3"] {
-        lab.wait_until(&format!("{node} has room for what node1 does"), secs(30), || {
-            lab.value(node, "show max_connections").as_deref() == Some("180")
-        });
-    }
     lab.wait_until_whole(secs(60));
+    assert!(has_room(primary), "it had to start anyway");
+    let after = started(primary);
+    writers.wait_until_steady();
     lab.wait_for_replay();
+    assert_eq!((started(standby), started(primary)), (before, after), "nobody had to start again");
     for node in ["node2", "node3"] {
         let locks = lab.value(node, "show max_locks_per_transaction");
         assert_eq!(locks.as_deref(), Some("100"), "{node}");

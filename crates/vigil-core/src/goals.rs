@@ -8,7 +8,9 @@ use crate::event::Cause;
 use crate::facts::Facts;
 use crate::group::{Group, HandoverPlan, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
+use crate::limits::Limits;
 use crate::message::{Goal, Report, Server};
+use crate::room;
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::primary_state;
@@ -20,12 +22,27 @@ pub struct Assignment {
     pub epoch: Epoch,
     pub goal: Goal,
     pub state: NodeState,
+    /// See [`Order::room`](crate::message::Order::room).
+    pub room: Option<Limits>,
+}
+
+impl Assignment {
+    fn new(epoch: Epoch, goal: Goal, state: NodeState) -> Self {
+        Assignment { epoch, goal, state, room: None }
+    }
 }
 
 /// The goals of all members.
 pub fn goals(group: &Group, facts: &Facts, now: Now) -> BTreeMap<NodeId, Assignment> {
     let ctx = Context { group, facts, now, election: current_election(group, facts, now) };
-    group.members.values().filter_map(|m| Some((m.id, ctx.goal_of(m)?))).collect()
+    let mut goals: BTreeMap<NodeId, Assignment> =
+        group.members.values().filter_map(|m| Some((m.id, ctx.goal_of(m)?))).collect();
+    for (id, room) in room::to_be_made(group, facts, now) {
+        if let Some(assignment) = goals.get_mut(&id) {
+            assignment.room = Some(room);
+        }
+    }
+    goals
 }
 
 /// The election that is going on, as it stands.
@@ -64,7 +81,7 @@ impl Context<'_> {
         }
         let rule = group.rule();
         let serving = rule.map_or(group.epoch, |r| r.epoch);
-        let assign = |epoch, goal, state| Some(Assignment { epoch, goal, state });
+        let assign = |epoch, goal, state| Some(Assignment::new(epoch, goal, state));
         let counted = rule.is_some_and(|r| r.members.contains(&member.id));
         let bound = |r: &SyncRule| r.primary == member.id || r.members.contains(&member.id);
         // An election asks everybody whom a rule in flight names for a pledge.
@@ -104,22 +121,14 @@ impl Context<'_> {
         let leaving = self.facts.report(member.id).is_some_and(|r| r.leaving);
         if member.id == primary {
             if leaving && !prepare && !self.can_hand_over(primary) {
-                return Some(Assignment {
-                    epoch: rule.epoch,
-                    goal: Goal::Stop,
-                    state: NodeState::Demoted,
-                });
+                return Some(Assignment::new(rule.epoch, Goal::Stop, NodeState::Demoted));
             }
             return Some(self.lead(rule, self.served_tli(rule), false, prepare));
         }
         if leaving
             && (!rule.members.contains(&member.id) || self.group.settings.number_sync_standbys > 0)
         {
-            return Some(Assignment {
-                epoch: rule.epoch,
-                goal: Goal::Stop,
-                state: NodeState::Demoted,
-            });
+            return Some(Assignment::new(rule.epoch, Goal::Stop, NodeState::Demoted));
         }
         let report = self.facts.fresh(primary, &self.group.settings, self.now);
         let serves = report.filter(|r| still_leads(r, rule));
@@ -157,11 +166,8 @@ impl Context<'_> {
         renewal: bool,
         prepare: bool,
     ) -> Assignment {
-        Assignment {
-            epoch: rule.epoch,
-            goal: Goal::Lead { rule: rule.clone(), tli, renewal, prepare },
-            state: primary_state(self.group, rule),
-        }
+        let goal = Goal::Lead { rule: rule.clone(), tli, renewal, prepare };
+        Assignment::new(rule.epoch, goal, primary_state(self.group, rule))
     }
 
     fn electing(
@@ -198,14 +204,14 @@ impl Context<'_> {
             && who == member.id
         {
             let goal = Goal::FastForward { source, until };
-            return Some(Assignment { epoch, goal, state: NodeState::FastForward });
+            return Some(Assignment::new(epoch, goal, NodeState::FastForward));
         }
         let was_primary = rule.is_some_and(|r| r.primary == member.id);
         let state = if was_primary { NodeState::Demoted } else { NodeState::ReportLsn };
         // Whatever is being done to a node in maintenance, it is not started meanwhile.
         let restart = self.position_needed() && !member.is_out();
         let goal = Goal::Pledge { await_wal, restart };
-        Some(Assignment { epoch, goal, state })
+        Some(Assignment::new(epoch, goal, state))
     }
 
     /// Whether stopped nodes should be started to learn where their WAL ends: not while live ones
@@ -216,11 +222,8 @@ impl Context<'_> {
 }
 
 fn follow(rule: &SyncRule, history: Option<TimelineHistory>, open: bool) -> Assignment {
-    Assignment {
-        epoch: rule.epoch,
-        goal: Goal::Follow { primary: rule.primary, history, open },
-        state: NodeState::Secondary,
-    }
+    let goal = Goal::Follow { primary: rule.primary, history, open };
+    Assignment::new(rule.epoch, goal, NodeState::Secondary)
 }
 
 /// A primary that hands over and has not stopped after so long is treated as lost, milliseconds.

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, RuleId, Secret};
+use crate::limits::Limits;
 use crate::rule::{Pledge, SyncRule};
 use crate::state::NodeState;
 use crate::wal::{Lsn, Position, TimelineHistory, Tli};
@@ -138,6 +139,8 @@ pub struct Report {
     pub leaving: bool,
     /// It replays late on purpose (`recovery_min_apply_delay`): never a candidate.
     pub delayed: bool,
+    /// Those of the server that runs, if it answers.
+    pub limits: Option<Limits>,
     pub problem: Option<Problem>,
     pub notices: Vec<Notice>,
     /// The step it is at, for people.
@@ -201,4 +204,7 @@ pub struct Order {
     pub peers: Vec<Peer>,
     pub settings: Settings,
     pub replication_password: Secret,
+    /// Another node has larger limits than this one: it is to have as much from its next start on.
+    /// A standby is told when it is its turn, and restarts for it.
+    pub room: Option<Limits>,
 }

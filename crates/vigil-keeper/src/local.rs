@@ -209,7 +209,7 @@ impl Local {
         let socket_dir = self.socket_dir.to_string_lossy();
         let mut conf = ManagedConf::new(self.install.major, self.port, &socket_dir);
         conf.listen.clone_from(&self.listen);
-        conf.respect(&self.pgdata)?;
+        conf.respect(&self.pgdata, record.room)?;
         let name_of = |id| record.peer(id).map(|p| p.name.clone());
         conf.synchronous_standby_names = match role {
             Role::Primary(sync) => sync.standby_names(name_of),

@@ -246,6 +246,7 @@ impl Observer {
             checkpoint_tli: control.checkpoint_tli,
             upstream_answers,
             delayed: status.delayed,
+            limits: status.limits,
             cramped: status.in_recovery && !status.limits.suffice_for(control.limits),
             foreign_conf: is_elsewhere(&local.pgdata, &status.config_file),
             senders: status.senders.iter().map(sender).collect(),

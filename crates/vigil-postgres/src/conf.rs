@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use vigil_core::limits::Limits;
 
 use crate::durable::{self, Written};
 use crate::error::{At, FileError};
 use crate::guc;
-use crate::limits::Limits;
 use crate::user_conf;
 
 pub use crate::auto_conf::{auto_conf_overrides, strip_auto_conf};
@@ -76,8 +76,9 @@ impl ManagedConf {
 
     /// Takes over from `postgresql.conf` what is the user's to say: larger limits, and how much WAL
     /// may be kept. Limits that are below those of the primary, whose WAL this directory has, are
-    /// raised: with them a standby would stop replaying, or not start at all.
-    pub fn respect(&mut self, pgdata: &Path) -> Result<(), FileError> {
+    /// raised: with them a standby would stop replaying, or not start at all. So are those below
+    /// `room`, which another node of the group has.
+    pub fn respect(&mut self, pgdata: &Path, room: Option<Limits>) -> Result<(), FileError> {
         let theirs = user_conf::settings(pgdata)?;
         let number = |name: &str| theirs.get(name).and_then(|v| v.parse::<u32>().ok());
         let senders = number("max_wal_senders").unwrap_or(0);
@@ -93,10 +94,13 @@ impl ManagedConf {
             }
         }
         // No control file: nothing to replay yet.
-        let Ok(control) = crate::control::read(pgdata) else { return Ok(()) };
-        self.max_wal_senders = self.max_wal_senders.max(control.limits.max_wal_senders);
+        let replayed = crate::control::read(pgdata).ok().map(|control| control.limits);
+        let Some(needed) = replayed.into_iter().chain(room).reduce(Limits::max) else {
+            return Ok(());
+        };
+        self.max_wal_senders = self.max_wal_senders.max(needed.max_wal_senders);
         let mut own = Limits::DEFAULT;
-        for (name, needed) in control.limits.settings() {
+        for (name, needed) in needed.settings() {
             let Some(own) = own.get_mut(name) else { continue };
             *own = number(name).unwrap_or(*own);
             if *own < needed && name != "max_wal_senders" {
@@ -221,7 +225,7 @@ mod tests {
         conf.primary_conninfo = guc::conninfo([("host", "n1"), ("password", "a'b\\c")]);
         conf.extra.push(("wal_keep_size".to_owned(), "1GB".to_owned()));
         std::fs::write(dir.path().join("postgresql.conf"), "max_wal_senders = 40 # many").unwrap();
-        conf.respect(dir.path()).unwrap();
+        conf.respect(dir.path(), None).unwrap();
         let text = conf.render();
         for line in [
             "port = '5499'",

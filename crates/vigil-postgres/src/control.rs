@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vigil_core::limits::Limits;
 use vigil_core::wal::{Lsn, Tli};
 
 use crate::crc32c::crc32c;
 use crate::durable;
 use crate::error::{At, FileError};
-use crate::limits::Limits;
 
 /// What `pg_control` says. It is the truth about a stopped server, and a hint about a running one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -25,7 +25,6 @@ pub mod hba;
 mod history;
 pub mod in_force;
 pub mod install;
-mod limits;
 pub mod pgdata;
 mod pidfile;
 mod place;

@@ -91,6 +91,16 @@ fn hello() -> Hello {
     }
 }
 
+fn limits() -> Limits {
+    Limits {
+        max_connections: 200,
+        max_worker_processes: 9,
+        max_wal_senders: 17,
+        max_prepared_transactions: 1,
+        max_locks_per_transaction: 65,
+    }
+}
+
 fn report() -> Report {
     Report {
         state: NodeState::ReportLsn,
@@ -128,6 +138,7 @@ fn report() -> Report {
         prepared: true,
         leaving: true,
         delayed: true,
+        limits: Some(limits()),
         problem: Some(Problem {
             code: "rewind_failed".to_owned(),
             text: "it failed".to_owned(),
@@ -149,6 +160,7 @@ fn order(goal: Goal) -> Order {
         peers: vec![peer()],
         settings: settings(),
         replication_password: "secret".to_owned().into(),
+        room: Some(limits()),
     }
 }
 

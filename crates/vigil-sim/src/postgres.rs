@@ -5,6 +5,7 @@
 //! backends outlive their postmaster, a promotion cannot be called back.
 
 use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::limits::Limits;
 use vigil_core::message::Sender;
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::rule::SyncRule;
@@ -74,6 +75,8 @@ pub struct Postgres {
     pub grew_ms: u64,
     /// When it was last seen to be other than a healthy primary, for the causes of failovers.
     pub ailing_ms: u64,
+    /// Of the server, since its start.
+    pub limits: Limits,
 }
 
 impl Postgres {
@@ -89,6 +92,7 @@ impl Postgres {
             floor: 0,
             grew_ms: 0,
             ailing_ms: 0,
+            limits: Limits::DEFAULT,
         }
     }
 
@@ -202,6 +206,7 @@ impl Postgres {
             checkpoint_tli: Tli(self.checkpoint_tli),
             upstream_answers: false,
             delayed: false,
+            limits: self.limits,
             cramped: false,
             foreign_conf: false,
             senders: Vec::new(),

@@ -1,6 +1,8 @@
 //! What a seed means: who is there, how they are set up, and what goes wrong when. All of it is
 //! drawn before the run, so that a shorter schedule is the same schedule with parts left out.
 
+use vigil_core::limits::Limits;
+
 use crate::rng::Rng;
 
 /// A node as its keeper introduces it.
@@ -8,6 +10,8 @@ use crate::rng::Rng;
 pub struct NodePlan {
     pub priority: u32,
     pub quorum: bool,
+    /// `max_connections` of its `postgresql.conf`.
+    pub connections: u32,
 }
 
 /// One group at its birth.
@@ -158,7 +162,8 @@ impl Scenario {
     pub fn of(seed: u64) -> Scenario {
         let mut rng = Rng::new(seed ^ 0x005E_ED0F_5CE7_A210);
         let count = if rng.chance(5) { 2 } else { 1 };
-        let groups: Vec<GroupPlan> = (0..count).map(|_| group(&mut rng, count)).collect();
+        let mut groups: Vec<GroupPlan> = (0..count).map(|_| group(&mut rng, count)).collect();
+        differ(&mut Rng::new(seed ^ 0x00C0_77EC_7105), &mut groups);
         let (heartbeat_ms, misses) =
             [(1000, 3), (1000, 3), (1000, 3), (500, 3), (250, 3), (1000, 2)][rng.below(6)];
         let client_ms = [20, 40, 40, 80, 200][rng.below(5)];
@@ -186,6 +191,16 @@ impl Scenario {
     }
 }
 
+/// Now and then some nodes have larger limits than others.
+fn differ(rng: &mut Rng, groups: &mut [GroupPlan]) {
+    if !rng.chance(15) {
+        return;
+    }
+    for node in groups.iter_mut().flat_map(|group| &mut group.nodes) {
+        node.connections += 100 * u32::from(rng.chance(50));
+    }
+}
+
 fn group(rng: &mut Rng, count: usize) -> GroupPlan {
     let sizes: &[usize] =
         if count > 1 { &[2, 3] } else { &[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7] };
@@ -199,6 +214,7 @@ fn group(rng: &mut Rng, count: usize) -> GroupPlan {
                 () => 100 - 10 * u32::try_from(i).unwrap_or(0),
             },
             quorum: !(odd && rng.chance(30)),
+            connections: Limits::DEFAULT.max_connections,
         })
         .collect::<Vec<_>>();
     let counted = nodes.iter().filter(|n: &&NodePlan| n.quorum).count();

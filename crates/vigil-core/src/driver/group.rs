@@ -472,6 +472,7 @@ impl GroupDriver {
                 .collect(),
             settings: self.group.settings,
             replication_password: self.group.replication_password.clone(),
+            room: wish.room,
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
+use crate::limits::Limits;
 use crate::message::{Following, Goal, Order, Problem, Report, Server};
 use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
@@ -233,7 +234,12 @@ impl NodeDriver {
         if !self.record.accepts(&order) {
             return;
         }
-        if self.record.take_in(&order) {
+        let room = self.record.room;
+        let must_save = self.record.take_in(&order);
+        if self.record.room != room {
+            self.note_room();
+        }
+        if must_save {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         let changed = self.order.as_ref().is_none_or(|old| old.goal != order.goal);
@@ -248,6 +254,24 @@ impl NodeDriver {
         }
         self.order = Some(order);
         out.push(NodeOutput::Look);
+    }
+
+    /// A restart that nobody here asked for is told of.
+    fn note_room(&mut self) {
+        let Some(room) = self.record.room else { return };
+        let own = match self.seen.as_ref().map(|seen| &seen.server) {
+            Some(ServerView::Up(up)) => up.limits,
+            _ => Limits::default(),
+        };
+        let pairs = room.settings().into_iter().zip(own.settings());
+        let larger = pairs.filter(|((_, needed), (_, own))| needed > own);
+        let words: Vec<String> = larger.map(|((n, needed), _)| format!("{n} {needed}")).collect();
+        let text = format!(
+            "{} starts with {} from now on, as another node has it",
+            self.record.name,
+            words.join(", ")
+        );
+        self.record.notice(EventKind::Setting, text);
     }
 
     /// Whether an order changes nothing about whom to stream from.
@@ -593,6 +617,7 @@ impl NodeDriver {
             prepared: self.memory.prepared,
             leaving: self.leaving_since_ms.is_some(),
             delayed: self.record.delayed,
+            limits: up.map(|up| up.limits),
             problem: self.problem(seen),
             notices: self.record.notices.clone(),
             doing: self.doing(seen),

@@ -348,7 +348,8 @@ fn follow(
     if up.upstream.is_some_and(|u| u.0 == primary) && broken(Mutation::LineageUnchecked) {
         return Next::Rest;
     }
-    if up.cramped || up.foreign_conf {
+    let in_turn = order.room.is_some_and(|room| !up.limits.suffice_for(room));
+    if up.cramped || in_turn || up.foreign_conf {
         // The start that follows has the right settings.
         return Next::Do(Step::Stop { budget_ms: STOP_BUDGET_MS });
     }

@@ -1,6 +1,7 @@
 //! What the keeper's eyes report: one look at the local data directory and server.
 
 use crate::ids::{Epoch, NodeId};
+use crate::limits::Limits;
 use crate::message::Sender;
 use crate::wal::{Lsn, Position, TimelineHistory, Tli};
 
@@ -83,7 +84,9 @@ pub struct UpView {
     pub upstream_answers: bool,
     /// `recovery_min_apply_delay` is set.
     pub delayed: bool,
-    /// Its `max_connections` or the like are below the primary's: replay has stopped, and goes on
+    /// Its `max_connections` and the like.
+    pub limits: Limits,
+    /// They are below the primary's: replay has stopped, and goes on
     /// only after a restart with larger ones.
     pub cramped: bool,
     /// It reads configuration files of somebody else's: ours have no effect before a restart.

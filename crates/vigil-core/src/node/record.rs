@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::event::EventKind;
 use crate::group::Settings;
 use crate::ids::{Epoch, NodeId, Secret};
+use crate::limits::Limits;
 use crate::message::{Goal, Notice, Order, Peer};
 use crate::mutation::{Mutation, broken};
 use crate::rule::SyncRule;
@@ -54,6 +55,9 @@ pub struct NodeRecord {
     /// Replays late on purpose, as last seen.
     #[serde(default)]
     pub delayed: bool,
+    /// The largest limits that it was told to have; every start is with at least these.
+    #[serde(default)]
+    pub room: Option<Limits>,
     /// The newest things that the group's events should hold, numbered for ever.
     #[serde(default)]
     pub notices: Vec<Notice>,
@@ -95,6 +99,7 @@ impl NodeRecord {
             stays_down: false,
             found_as_standby: false,
             delayed: false,
+            room: None,
             notices: Vec::new(),
             peers: Vec::new(),
             settings: Settings::default(),
@@ -140,6 +145,9 @@ impl NodeRecord {
         self.peers.clone_from(&order.peers);
         self.settings = order.settings;
         self.replication_password.clone_from(&order.replication_password);
+        if let Some(room) = order.room {
+            self.room = Some(self.room.map_or(room, |had| had.max(room)));
+        }
         self.stays_down = order.goal == Goal::Stop && order.goal_state == NodeState::Maintenance;
         let changed = *self != before;
         self.order_seq = order.seq;

@@ -2,11 +2,14 @@
 
 use vigil_core::command::{Command, RefusalCode};
 use vigil_core::driver::group::{GroupInput, GroupOutput};
+use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::event::EventKind;
 use vigil_core::group::Plan;
 use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::limits::Limits;
 use vigil_core::message::{Goal, Report, Server};
 use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::step::Step;
 use vigil_core::node::{Circumstances, Next, next_step};
 use vigil_core::state::NodeState;
 
@@ -327,4 +330,71 @@ fn a_lost_store_is_rebuilt_from_what_keepers_were_told() {
         t(1020),
     );
     assert_eq!(out.welcomes[0].1.as_ref().unwrap().node_id, NodeId(4));
+}
+
+fn with_connections(max_connections: u32) -> Limits {
+    Limits { max_connections, ..Limits::DEFAULT }
+}
+
+/// A node with larger limits may become the primary: the others get as much before, one after the
+/// other. The primary cannot be restarted for it, and only keeps it in mind.
+#[test]
+fn room_is_made_before_it_is_needed_by_one_standby_at_a_time() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let primary =
+        |n| Report { limits: Some(with_connections(n)), ..primary_report(&rule, &[2, 3]) };
+    let standby = |n| Report { limits: Some(with_connections(n)), ..standby_report(&rule, 10) };
+    let told = |out: &GroupOutput, n: i64| {
+        let order = out.orders.iter().rev().find(|(_, id, _)| *id == NodeId(n));
+        order.map(|(_, _, order)| order.room)
+    };
+    let enough = Some(with_connections(200));
+    monitor.report(2, standby(100));
+    monitor.report(3, standby(100));
+    let out = monitor.report(1, primary(200));
+    assert_eq!((told(&out, 2), told(&out, 3)), (Some(enough), None));
+    let stopped = Report { server: Server::Stopped, following: None, ..standby(100) };
+    let out = monitor.report(2, Report { limits: None, ..stopped });
+    assert_eq!((told(&out, 2), told(&out, 3)), (Some(None), None), "one is away");
+    let out = monitor.report(2, standby(200));
+    assert_eq!((told(&out, 2), told(&out, 3)), (None, Some(enough)));
+    let out = monitor.report(3, standby(200));
+    assert_eq!(told(&out, 3), Some(None), "it has it");
+
+    let out = monitor.report(3, standby(300));
+    let more = Some(with_connections(300));
+    assert_eq!((told(&out, 1), told(&out, 2)), (Some(more), Some(more)));
+}
+
+/// It restarts for it when it is told, and starts with it from then on, whatever it is told later.
+#[test]
+fn a_standby_makes_room_when_it_is_told() {
+    let rule = Monitor::new(|_| {}).rule();
+    let goal = Goal::Follow { primary: rule.primary, history: None, open: false };
+    let mut told = order(rule.epoch.0, 5, goal);
+    let mut server = crate::support::up((1, 5000));
+    server.upstream = Some((rule.primary, rule.epoch));
+    server.detached = false;
+    server.streaming = true;
+    server.wal_age_ms = Some(10);
+    let seen = Observed { data: cluster((1, 5000), false), server: ServerView::Up(server) };
+    let now = crate::support::t(crate::support::T0);
+    let mut driver = NodeDriver::new(record(2), now);
+    let steps = |out: Vec<NodeOutput>| -> Vec<Step> {
+        let step = |o| if let NodeOutput::Run { step, .. } = o { Some(step) } else { None };
+        out.into_iter().filter_map(step).collect()
+    };
+    driver.handle(NodeInput::Observed(seen.clone()), now);
+    assert_eq!(steps(driver.handle(NodeInput::Order(told.clone()), now)), []);
+    (told.seq, told.room) = (6, Some(with_connections(200)));
+    let out = driver.handle(NodeInput::Order(told.clone()), now);
+    assert!(matches!(out[0], NodeOutput::Save(_)), "{out:?}");
+    let steps = steps(out);
+    assert!(matches!(steps[..], [Step::Stop { .. }]), "{steps:?}");
+    (told.seq, told.room) = (7, None);
+    driver.handle(NodeInput::Order(told), now);
+    assert_eq!(driver.record().room, Some(with_connections(200)));
+    let notice = driver.record().notices.last().unwrap();
+    assert!(notice.text.contains("max_connections 200 from now on"), "{notice:?}");
 }

@@ -5,6 +5,7 @@ use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
 use vigil_core::facts::Facts;
 use vigil_core::group::{Group, Member, Plan, Settings};
 use vigil_core::ids::{Epoch, GroupKey, NodeId, Now};
+use vigil_core::limits::Limits;
 use vigil_core::message::{Following, Goal, Hello, Order, Report, Sender, Server};
 use vigil_core::node::observed::{Cluster, Data, UpView};
 use vigil_core::node::record::NodeRecord;
@@ -78,6 +79,7 @@ pub(crate) fn idle_report(promise: u64) -> Report {
         prepared: false,
         leaving: false,
         delayed: false,
+        limits: None,
         problem: None,
         notices: Vec::new(),
         doing: None,
@@ -229,6 +231,7 @@ pub(crate) fn order(epoch: u64, seq: u64, goal: Goal) -> Order {
         peers: Vec::new(),
         settings: Settings::default(),
         replication_password: "secret".to_owned().into(),
+        room: None,
     }
 }
 
@@ -325,6 +328,7 @@ pub(crate) fn up(end: (u32, u64)) -> UpView {
         checkpoint_tli: Tli(end.0),
         upstream_answers: false,
         delayed: false,
+        limits: Limits::DEFAULT,
         cramped: false,
         foreign_conf: false,
         senders: Vec::new(),

@@ -206,6 +206,7 @@ pub(crate) fn report() -> Report {
         prepared: false,
         leaving: false,
         delayed: false,
+        limits: None,
         problem: None,
         notices: Vec::new(),
         doing: None,

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use vigil_core::limits::Limits;
 use vigil_core::wal::{Lsn, Tli};
 
 use super::session::{Session, SqlError};
-use crate::limits::Limits;
 
 /// The server's own view of itself. `None` where it cannot or does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

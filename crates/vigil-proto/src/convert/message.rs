@@ -2,6 +2,7 @@
 
 use vigil_core::group::Settings;
 use vigil_core::ids::RuleId;
+use vigil_core::limits::Limits;
 use vigil_core::message::{
     Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Welcome,
 };
@@ -51,12 +52,20 @@ message! {
         prepared,
         leaving,
         delayed,
+        limits,
         problem,
         notices,
         doing,
         system_id,
     }
-    Order { epoch, seq, goal_state, goal, rules, peers, settings, replication_password }
+    Order { epoch, seq, goal_state, goal, rules, peers, settings, replication_password, room }
+    Limits {
+        max_connections,
+        max_worker_processes,
+        max_wal_senders,
+        max_prepared_transactions,
+        max_locks_per_transaction,
+    }
     Settings {
         number_sync_standbys,
         heartbeat_interval_ms,

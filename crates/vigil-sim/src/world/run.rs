@@ -194,6 +194,9 @@ impl World {
             if h.driver.is_none() || h.stream.is_none() || !h.pg.receives_from(p) {
                 return Some("a standby does not stream");
             }
+            if !h.pg.limits.suffice_for(self.hosts[p].pg.limits) {
+                return Some("a standby has less room than its primary");
+            }
             if !h.pg.wal.is_prefix_of(&self.hosts[p].pg.wal) {
                 return Some("a standby has other WAL");
             }

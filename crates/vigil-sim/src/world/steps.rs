@@ -2,6 +2,7 @@
 
 use vigil_core::driver::node::{NodeDriver, NodeInput};
 use vigil_core::ids::{Epoch, NodeId};
+use vigil_core::limits::Limits;
 use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::step::{Step, StepDone};
 use vigil_core::rule::SyncRule;
@@ -231,6 +232,8 @@ impl World {
             return no("not stopped");
         }
         h.pg.begin(run);
+        let own = Limits { max_connections: h.plan.connections, ..Limits::DEFAULT };
+        h.pg.limits = h.disk.room.map_or(own, |room| own.max(room));
         let torn = h.torn;
         self.witness(&Moment::Started { host, torn });
         Ok(StepDone::Plain)

@@ -1,5 +1,6 @@
 //! Settings that a standby must have at least as large as its primary has them: with less it stops
-//! replaying, and after that does not start.
+//! replaying, and after that does not start (PostgreSQL manual, "Administrator's Overview" of hot
+//! standby).
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +46,18 @@ impl Limits {
             "max_locks_per_transaction" => &mut self.max_locks_per_transaction,
             _ => return None,
         })
+    }
+
+    /// The larger one of each.
+    #[must_use]
+    pub fn max(self, other: Limits) -> Limits {
+        let mut most = self;
+        for (name, value) in other.settings() {
+            if let Some(own) = most.get_mut(name) {
+                *own = value.max(*own);
+            }
+        }
+        most
     }
 
     /// Whether a standby with these can replay what a primary with `needed` writes.
