@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::election::{Call, Election, WaitFor, elect, future_history, still_leads};
 use crate::event::Cause;
-use crate::facts::Facts;
+use crate::facts::{Facts, Reach};
 use crate::group::{Group, HandoverPlan, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::limits::Limits;
@@ -159,6 +159,16 @@ impl Context<'_> {
         })
     }
 
+    /// Whether an election may be won by a node that was not asked to stop. If not, those that were
+    /// need not wait for its end: it goes on when they are back.
+    fn somebody_stays(&self) -> bool {
+        self.group.members.values().filter(|m| !m.is_out() && !m.dropped).any(|m| {
+            let leaving = self.facts.report(m.id).is_some_and(|r| r.leaving);
+            let reach = self.facts.reach(m.id, &self.group.settings, self.now);
+            !leaving && reach != Reach::Unreachable
+        })
+    }
+
     fn lead(
         &self,
         rule: &SyncRule,
@@ -178,6 +188,9 @@ impl Context<'_> {
     ) -> Option<Assignment> {
         let facts = self.facts;
         let rule = self.group.rule();
+        if facts.report(member.id).is_some_and(|r| r.leaving) && !self.somebody_stays() {
+            return Some(Assignment::new(epoch, Goal::Stop, NodeState::Demoted));
+        }
         let mut await_wal = None;
         if let Some(HandoverPlan { from, .. }) = handover
             && member.id != from

@@ -535,8 +535,24 @@ impl Lab {
                 .signal(Signal::INT);
             return;
         }
-        let mut daemon = host.daemon.take().expect("the daemon is running");
+        let daemon = host.daemon.as_ref().expect("the daemon is running");
         daemon.process.signal(Signal::TERM);
+        self.wait_for_end(name);
+    }
+
+    /// SIGTERM to several daemons at once.
+    pub(crate) fn stop_together(&mut self, names: &[&str]) {
+        for name in names {
+            let daemon = self.host(name).daemon.as_ref().expect("the daemon is running");
+            daemon.process.signal(Signal::TERM);
+        }
+        for name in names {
+            self.wait_for_end(name);
+        }
+    }
+
+    fn wait_for_end(&mut self, name: &str) {
+        let mut daemon = self.host_mut(name).daemon.take().expect("the daemon is running");
         let Some(status) = daemon.wait(secs(30)) else {
             self.host_mut(name).daemon = Some(daemon);
             self.fail(&format!("{name} does not end within 30 s of SIGTERM"));

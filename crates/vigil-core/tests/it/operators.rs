@@ -332,6 +332,26 @@ fn a_lost_store_is_rebuilt_from_what_keepers_were_told() {
     assert_eq!(out.welcomes[0].1.as_ref().unwrap().node_id, NodeId(4));
 }
 
+/// A whole group that is asked to stop does so at once: there is nobody to hand over to, and an
+/// election would wait for nodes that are about to go.
+#[test]
+fn nobody_waits_for_an_election_that_nobody_stays_to_win() {
+    let mut monitor = Monitor::new(|_| {});
+    let rule = monitor.rule();
+    let leaving = |report: Report| Report { leaving: true, ..report };
+    monitor.report(3, leaving(standby_report(&rule, 10)));
+    monitor.report(1, leaving(primary_report(&rule, &[2, 3])));
+    let out = monitor.report(2, leaving(standby_report(&rule, 10)));
+    assert_eq!(goal(&out, 1), Some(Goal::Stop));
+    let stopped = Report { server: Server::Stopped, ..primary_report(&rule, &[]) };
+    let out = monitor.report(1, leaving(stopped));
+    assert!(matches!(monitor.driver.group().plan, Plan::Electing { .. }));
+    assert_eq!((goal(&out, 2), goal(&out, 3)), (Some(Goal::Stop), Some(Goal::Stop)));
+    // Node 3 was started again: now it can be won.
+    let out = monitor.report(3, standby_report(&rule, 10));
+    assert!(matches!(goal(&out, 2), Some(Goal::Pledge { .. })), "{out:?}");
+}
+
 fn with_connections(max_connections: u32) -> Limits {
     Limits { max_connections, ..Limits::DEFAULT }
 }
