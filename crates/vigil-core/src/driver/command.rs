@@ -1,18 +1,21 @@
 //! What keepers and operators ask of a group, and how an operator's command is followed.
 
-use crate::command::{Command, OperationResult, Progress, Refusal, RefusalCode};
+mod register;
+mod watcher;
+
+pub(crate) use register::register;
+use register::skip_timelines;
+pub(crate) use watcher::Watcher;
+use watcher::result;
+
+use crate::command::{Command, OperationResult, Refusal, RefusalCode};
 use crate::decide::{begin_election, begin_handover, best_standby, event, is_streaming};
 use crate::detect::{Verdict, judge};
-use crate::election::{Election, counts};
+use crate::election::counts;
 use crate::event::{Cause, Event, EventKind, Operation};
 use crate::facts::Facts;
-use crate::goals::current_election;
 use crate::group::{Group, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
-use crate::message::{Hello, Peer, Server};
-use crate::mutation::{Mutation, broken};
-use crate::rule::SyncRule;
-use crate::wal::Tli;
 
 /// So many changes of the primary may have been missed by a store that goes on without having
 /// heard every node.
@@ -27,137 +30,6 @@ pub(crate) struct Taken {
     pub(crate) watch: Option<Operation>,
     /// There was nothing to do.
     pub(crate) done: Option<OperationResult>,
-}
-
-/// Registers a keeper; returns its node id. `attended(id)`: a live keeper already speaks for it.
-pub(crate) fn register(
-    group: &mut Group,
-    hello: &Hello,
-    fresh_id: NodeId,
-    attended: &dyn Fn(NodeId) -> bool,
-) -> Result<NodeId, Refusal> {
-    if let (Some(ours), Some(theirs)) = (group.system_id, hello.system_id)
-        && ours != theirs
-    {
-        return Err(Refusal::new(
-            RefusalCode::Refused,
-            format!(
-                "the data directory of {} belongs to another cluster: its system identifier is \
-                 {theirs}, this group's is {ours}",
-                hello.name
-            ),
-            "point --pgdata at an empty directory, or join another --formation or --group",
-        ));
-    }
-    let fresh_id = above_all_known(group, hello, fresh_id);
-    let known =
-        hello.node_id.filter(|id| group.members.get(id).is_some_and(|m| m.name == hello.name));
-    if let Some(id) = known {
-        if let Some(member) = group.members.get_mut(&id) {
-            member.host.clone_from(&hello.host);
-            member.port = hello.port;
-        }
-        learn(group, hello);
-        return Ok(id);
-    }
-    if let Some(old) = group.member_named(&hello.name) {
-        if attended(old.id) {
-            return Err(Refusal::new(
-                RefusalCode::BadValue,
-                format!("the name {} is in use by a node that is alive", hello.name),
-                "give this keeper another --name, or stop the other one",
-            ));
-        }
-        // It lost its data directory or its state: a new node under the old name (DESIGN §4.5).
-        let old = old.id;
-        if broken(Mutation::Amnesia) {
-            return Ok(old);
-        }
-        group.members.remove(&old);
-        if group.plan == (Plan::Forming { founder: Some(old) }) {
-            // Nothing was ever acknowledged: another one founds the group.
-            group.rules.clear();
-            group.plan = Plan::Forming { founder: None };
-        }
-    }
-    // A keeper with an id that this record does not know: the record is older than the keeper.
-    let id = match hello.node_id {
-        Some(id) if hello.promise > Epoch(0) && !group.members.contains_key(&id) => id,
-        _ => fresh_id,
-    };
-    // What an operator has set since it first joined was told to it, and is better than what its
-    // command line says.
-    let told = hello.peers.iter().find(|p| Some(p.id) == hello.node_id && p.id == id);
-    let own = Peer {
-        id,
-        name: hello.name.clone(),
-        host: hello.host.clone(),
-        port: hello.port,
-        candidate_priority: told.map_or(hello.candidate_priority, |p| p.candidate_priority),
-        replication_quorum: told.map_or(hello.replication_quorum, |p| p.replication_quorum),
-        maintenance: told.is_some_and(|p| p.maintenance),
-    };
-    group.members.insert(id, Member::from_peer(&own));
-    learn(group, hello);
-    Ok(id)
-}
-
-/// A store that was lost counts its node ids from the beginning again; the keepers remember. A
-/// negative id stands for none.
-fn above_all_known(group: &Group, hello: &Hello, fresh_id: NodeId) -> NodeId {
-    let named = |r: &SyncRule| r.members.iter().copied().chain([r.primary]).max();
-    let members = group.members.keys().copied().max();
-    let rules = group.rules.iter().chain(&hello.rules_held).filter_map(named).max();
-    let told = hello.peers.iter().map(|p| p.id).max();
-    let highest = members.max(rules).max(told).unwrap_or(NodeId(0));
-    if fresh_id < NodeId(0) { fresh_id } else { fresh_id.max(NodeId(highest.0 + 1)) }
-}
-
-/// DESIGN §4.19: what a keeper has fsynced may be newer than the store. A keeper holds S whole, as
-/// some order carried it: what is missing from a later S than ours was covered since.
-fn learn(group: &mut Group, hello: &Hello) {
-    let newest = hello.rules_held.iter().max_by_key(|rule| rule.id());
-    let theirs = newest.map(SyncRule::id);
-    let ours = group.rule().map(SyncRule::id);
-    if hello.promise <= group.epoch && theirs <= ours || broken(Mutation::OldStoreTrusted) {
-        if theirs == ours && group.plan == Plan::Recovering {
-            group.rules.retain(|rule| hello.rules_held.contains(rule));
-        }
-        return;
-    }
-    let known = group.rule().map_or(Epoch(0), |rule| rule.epoch);
-    group.epoch = group.epoch.max(hello.promise);
-    if let Some(newest) = newest.filter(|_| theirs > ours) {
-        group.rules.clone_from(&hello.rules_held);
-        group.rules.sort_by_key(SyncRule::id);
-        group.epoch = group.epoch.max(newest.epoch);
-        group.last_rule_version = group.last_rule_version.max(newest.version);
-    } else if let Plan::Forming { .. } = group.plan {
-        // The group exists already: whoever was about to found it has nothing to lead.
-        group.rules.clear();
-    }
-    for peer in &hello.peers {
-        let taken = group.member_named(&peer.name).is_some();
-        if !taken && !group.members.contains_key(&peer.id) {
-            group.members.insert(peer.id, Member::from_peer(peer));
-        }
-    }
-    if let Some(settings) = hello.settings
-        && hello.promise >= group.epoch
-    {
-        group.settings = settings;
-    }
-    // An epoch assigns one timeline at most: whatever was assigned in those whose winners this
-    // store does not know, the next one is above.
-    skip_timelines(group, group.epoch.0.saturating_sub(known.0));
-    group.plan = Plan::Recovering;
-    group.episode = None;
-}
-
-fn skip_timelines(group: &mut Group, count: u64) {
-    let count = u32::try_from(count).unwrap_or(u32::MAX);
-    // The founder's is the first, told or not.
-    group.last_tli = Tli(group.last_tli.0.max(1).saturating_add(count));
 }
 
 /// Checks a command and carries its first act out on the record.
@@ -548,120 +420,4 @@ fn drop_node(
         group.remove_member(id);
     }
     Ok(Taken { message: text, events, ..Taken::default() })
-}
-
-fn result(
-    group: &Group,
-    operation: Operation,
-    from: Option<NodeId>,
-    outage_ms: u64,
-    phases: Vec<crate::event::Phase>,
-) -> OperationResult {
-    let to = group.rule().map(|r| r.primary);
-    let member = to.and_then(|id| group.members.get(&id));
-    OperationResult {
-        operation: operation.as_str().to_owned(),
-        formationid: group.key.formation.clone(),
-        groupid: group.key.group,
-        epoch: group.epoch.0,
-        from: from.map(|id| group.name_of(id)),
-        to: member.map(|m| m.name.clone()).unwrap_or_default(),
-        host: member.map(|m| m.host.clone()).unwrap_or_default(),
-        port: member.map_or(0, |m| m.port),
-        outage_ms,
-        phases,
-    }
-}
-
-/// Somebody waits for an operation to end.
-#[derive(Clone)]
-pub(crate) struct Watcher {
-    pub(crate) id: u64,
-    operation: Operation,
-    from: Option<NodeId>,
-    phases_told: usize,
-    waiting_told: Option<(String, String)>,
-    /// The episode as last seen: its end takes it out of the record.
-    last: Option<crate::event::Episode>,
-    began: Now,
-}
-
-impl Watcher {
-    pub(crate) fn new(id: u64, operation: Operation, group: &Group, now: Now) -> Self {
-        let from = group.episode.as_ref().and_then(|e| e.from);
-        Watcher {
-            id,
-            operation,
-            from,
-            phases_told: 0,
-            waiting_told: None,
-            last: group.episode.clone(),
-            began: now,
-        }
-    }
-
-    /// Tells what is new. Returns false when the operation has ended.
-    pub(crate) fn look(
-        &mut self,
-        group: &Group,
-        facts: &Facts,
-        now: Now,
-        events: &[Event],
-        out: &mut Vec<Progress>,
-    ) -> bool {
-        if let Some(episode) = &group.episode {
-            self.last = Some(episode.clone());
-            self.tell_phases(episode.phases(), out);
-            self.tell_waiting(group, facts, now, out);
-            return true;
-        }
-        let Plan::Serving { primary } = group.plan else { return true };
-        // The closing event carries the phases that came with the end.
-        let closing = events.iter().rev().find(|e| !e.phases.is_empty());
-        let phases = closing.map_or_else(
-            || self.last.as_ref().map(crate::event::Episode::phases).unwrap_or_default(),
-            |e| e.phases.clone(),
-        );
-        self.tell_phases(phases.clone(), out);
-        let mut last = self.last.clone();
-        if let Some(episode) = &mut last {
-            episode.mark("end", now.wall_ms);
-        }
-        let outage_ms = last.map_or(now.mono_ms - self.began.mono_ms, |e| e.outage_ms());
-        let result = result(group, self.operation, self.from, outage_ms, phases);
-        out.push(if self.from == Some(primary) {
-            Progress::RolledBack(result)
-        } else {
-            Progress::Done(result)
-        });
-        false
-    }
-
-    fn tell_phases(&mut self, phases: Vec<crate::event::Phase>, out: &mut Vec<Progress>) {
-        let told = self.phases_told;
-        self.phases_told = told.max(phases.len());
-        out.extend(phases.into_iter().skip(told).map(Progress::Phase));
-    }
-
-    fn tell_waiting(&mut self, group: &Group, facts: &Facts, now: Now, out: &mut Vec<Progress>) {
-        let waits = match (&group.plan, current_election(group, facts, now)) {
-            (_, Some(Election::Wait(wait))) => crate::decide::waiting_words(group, &wait),
-            (Plan::Handover { from, .. }, _) => {
-                ("checkpoints before the handover".to_owned(), group.name_of(*from))
-            }
-            (Plan::Promoting { winner, .. }, _) => {
-                ("the winner to be writable".to_owned(), group.name_of(*winner))
-            }
-            (Plan::Serving { primary }, _) => {
-                let down = facts.report(*primary).is_none_or(|r| r.server != Server::Primary);
-                let what = if down { "the primary" } else { "a standby to confirm the sync rule" };
-                (what.to_owned(), group.name_of(*primary))
-            }
-            _ => return,
-        };
-        if self.waiting_told.as_ref() != Some(&waits) {
-            self.waiting_told = Some(waits.clone());
-            out.push(Progress::Waiting { what: waits.0, who: waits.1 });
-        }
-    }
 }
