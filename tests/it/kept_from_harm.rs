@@ -21,24 +21,6 @@ fn reload(lab: &Lab, node: &str) {
     lab.sql(node, "select pg_reload_conf()").unwrap();
 }
 
-fn has_finding(lab: &Lab, node: &str, code: &str) -> bool {
-    lab.findings(node).iter().any(|(found, ..)| found == code)
-}
-
-/// The remedy that `explain` has for a finding, as words to type after `pgctl`.
-fn remedy(lab: &Lab, node: &str, code: &str) -> Vec<String> {
-    let findings = lab.findings(node);
-    let found = findings.iter().find(|(found, ..)| found == code);
-    let (_, _, remedy) = found.unwrap_or_else(|| panic!("no {code} in {findings:?}"));
-    let command = remedy.strip_prefix("pgctl ").unwrap_or_else(|| panic!("`{remedy}`"));
-    command.split_whitespace().map(str::to_owned).collect()
-}
-
-fn do_as_told(lab: &Lab, node: &str, code: &str) {
-    let words = remedy(lab, node, code);
-    lab.ok(&words.iter().map(String::as_str).collect::<Vec<_>>());
-}
-
 #[test]
 fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     let mut lab = Lab::builder().heartbeat(millis(250)).limit(secs(300)).start();
@@ -47,7 +29,7 @@ fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     // node2 has the better priority.
     configure(&lab, "node2", "recovery_min_apply_delay = '15s'");
     reload(&lab, "node2");
-    lab.wait_until("node2 is known to be late", secs(10), || has_finding(&lab, "node2", "delayed"));
+    lab.wait_until("node2 is known to be late", secs(10), || lab.has_finding("node2", "delayed"));
     let refused = lab.pgctl(&["perform-switchover", "--to", "node2"]);
     refused.expect_code(5).expect_one_error_line();
     assert!(refused.stderr.contains("recovery_min_apply_delay"), "{refused:#?}");
@@ -60,9 +42,7 @@ fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     let text = fs::read_to_string(&conf).unwrap();
     fs::write(&conf, text.replace("recovery_min_apply_delay = '15s'", "")).unwrap();
     reload(&lab, "node2");
-    lab.wait_until("node2 is a candidate again", secs(10), || {
-        !has_finding(&lab, "node2", "delayed")
-    });
+    lab.wait_until("node2 is a candidate again", secs(10), || !lab.has_finding("node2", "delayed"));
     writers.wait_until_steady();
 
     // A node with larger limits may become the primary, and then the others would stop replaying: so
@@ -176,7 +156,7 @@ fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
     lab.expect_error("a step keeps failing");
     configure(&lab, "node3", "nonsense = on");
     lab.kill("node3", Part::Postgres);
-    lab.wait_until("node3 is quarantined", secs(60), || has_finding(&lab, "node3", "quarantine"));
+    lab.wait_until("node3 is quarantined", secs(60), || lab.has_finding("node3", "quarantine"));
     lab.wait_for_event("quarantine", "pgctl disable-maintenance node3", secs(5));
     lab.wait_for("node3 rests", secs(10), |s| {
         s.node("node3").is_some_and(|n| n.reported == "maintenance")
@@ -188,7 +168,7 @@ fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
     let conf = lab.data_dir("node3").join("postgresql.conf");
     let text = fs::read_to_string(&conf).unwrap();
     fs::write(&conf, text.replace("nonsense = on", "")).unwrap();
-    do_as_told(&lab, "node3", "quarantine");
+    lab.do_as_told("node3", "quarantine");
     lab.wait_until_whole(secs(60));
     writers.wait_until_steady();
 
@@ -206,12 +186,12 @@ fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
     let killed = Instant::now();
     lab.kill(&primary, Part::Postgres);
     lab.wait_until("the limit is told", secs(10), || {
-        has_finding(&lab, &primary, "failovers_limited")
+        lab.has_finding(&primary, "failovers_limited")
     });
     let waits = lab.ok(&["explain"]).stdout;
     assert!(waits.contains("perform-failover"), "{waits}");
     lab.holds("nobody takes over", secs(4), || lab.state().is_ok_and(|s| s.primary().is_none()));
-    do_as_told(&lab, &primary, "failovers_limited");
+    lab.do_as_told(&primary, "failovers_limited");
     lab.wait_for("somebody serves", secs(20), |s| s.primary().is_some());
     println!("back {:?} after the kill, by command", killed.elapsed());
     lab.wait_until_whole(secs(60));

@@ -127,6 +127,9 @@ fn with_all_priorities_0_an_election_waits_says_so_and_is_ended_by_a_command() {
     lab.wait_for("node2 takes over", secs(10), |s| s.primary() == Some("node2"));
     lab.start("node1");
     lab.wait_until_whole(secs(60));
+    lab.do_as_told("node3", "priority_0");
+    lab.ok(&["perform-switchover", "--to", "node3"]);
+    lab.wait_until_whole(secs(60));
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);
 }
@@ -160,4 +163,37 @@ fn two_losses_one_after_the_other_are_survived() {
     lab.wait_until_whole(secs(60));
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);
+}
+
+/// The last resort: the one node that holds the newest commits is not waited for any longer. What it
+/// has beyond the others is kept when it comes back after all.
+#[test]
+fn a_loss_is_accepted_with_the_command_that_explain_names() {
+    let mut lab = Lab::builder().heartbeat(millis(250)).start();
+    lab.sql("node1", "create table kept (i int)").unwrap();
+    lab.sql("node1", "insert into kept values (1)").unwrap();
+    lab.wait_for_replay();
+    lab.kill_together(&[("node2", Part::All), ("node3", Part::All)]);
+    lab.wait_for("node1 degrades", secs(12), |s| s.is("node1", "wait_primary"));
+    lab.sql("node1", "insert into kept values (2)").unwrap();
+    lab.kill("node1", Part::All);
+    for node in ["node2", "node3"] {
+        lab.start(node);
+    }
+    lab.wait_until("explain names node1 and the way out", secs(30), || {
+        lab.has_finding("node1", "election_waits")
+    });
+    lab.do_as_told("node1", "election_waits");
+    let primary = lab.primary();
+    assert_ne!(primary, "node1");
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    lab.wait_for_event("rejoin", "node1", secs(5));
+    lab.wait_for_event("rejoin", " is in ", secs(5));
+    lab.sql(&primary, "insert into kept values (3)").unwrap();
+    lab.wait_for_replay();
+    for node in lab.node_names() {
+        let rows = lab.value(&node, "select string_agg(i::text, ' ' order by i) from kept");
+        assert_eq!(rows.as_deref(), Some("1 3"), "{node}");
+    }
 }

@@ -10,6 +10,7 @@ use crate::goals::{Assignment, current_election, goals};
 use crate::group::{Group, Member, Plan};
 use crate::ids::{NodeId, Now};
 use crate::message::{Report, Server};
+use crate::rule::Shortfall;
 use crate::state::NodeState;
 use crate::sync::is_countable;
 use crate::view::{Alert, Finding, GroupView, NodeFindings, NodeView, Waiting};
@@ -320,25 +321,39 @@ fn findings(group: &Group, facts: &Facts, member: &Member, now: Now) -> Vec<Find
         let cause = format!("{name} has candidate priority 0 and is never elected");
         find("priority_0", cause, format!("pgctl set-node {name} --candidate-priority 50"));
     }
-    if let Plan::Electing { .. } = group.plan
-        && let Some(Election::Wait(wait @ (WaitFor::Pledges(_) | WaitFor::Candidate))) =
-            current_election(group, facts, now)
-    {
-        let (what, who) = waiting_words(group, &wait);
-        let short = match &wait {
-            WaitFor::Pledges(short) => {
-                short.iter().any(|s| s.primary == member.id || s.silent.contains(&member.id))
-            }
-            _ => member.candidate_priority == 0,
-        };
-        if short && !matches!(wait, WaitFor::Candidate) {
-            let remedy = format!(
-                "start {name}; if it is lost for good: pgctl perform-failover --allow-data-loss"
-            );
-            find("election_waits", format!("the election waits for {what}: {who}"), remedy);
-        }
+    if let Some(cause) = holds_up(group, facts, member, now) {
+        let remedy = format!(
+            "start {name}; if it is lost for good: pgctl perform-failover --allow-data-loss"
+        );
+        find("election_waits", cause, remedy);
     }
     found
+}
+
+/// How an election, or its beginning, waits for this node.
+fn holds_up(group: &Group, facts: &Facts, member: &Member, now: Now) -> Option<String> {
+    let name = &member.name;
+    if group.plan == Plan::Recovering {
+        let awaited = awaited_in_recovery(group, facts, now).into_iter().any(|id| id == member.id);
+        return awaited.then(|| {
+            format!("this monitor's record is old, and {name}, which may know better, is not heard")
+        });
+    }
+    if let Plan::Serving { .. } = group.plan {
+        let rule = group.rule()?;
+        let Verdict::Lost { .. } = judge(group, facts, rule, now) else { return None };
+        let lacking = can_be_won(group, facts, now).err()?;
+        return lacking.contains(&member.id).then(|| {
+            format!(
+                "the lost primary cannot be replaced: {name} may hold commits that nobody else has"
+            )
+        });
+    }
+    let Election::Wait(wait) = current_election(group, facts, now)? else { return None };
+    let WaitFor::Pledges(short) = &wait else { return None };
+    let concerned = |s: &Shortfall| s.primary == member.id || s.silent.contains(&member.id);
+    let (what, who) = waiting_words(group, &wait);
+    short.iter().any(concerned).then(|| format!("the election waits for {what}: {who}"))
 }
 
 fn node_findings(

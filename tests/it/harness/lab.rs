@@ -308,6 +308,19 @@ impl Lab {
         findings.iter().map(|f| (text(f, "code"), text(f, "cause"), text(f, "remedy"))).collect()
     }
 
+    pub(crate) fn has_finding(&self, node: &str, code: &str) -> bool {
+        self.findings(node).iter().any(|(found, ..)| found == code)
+    }
+
+    /// Types the command that `explain` names as the remedy of a finding.
+    pub(crate) fn do_as_told(&self, node: &str, code: &str) -> Output {
+        let findings = self.findings(node);
+        let found = findings.iter().find(|(found, ..)| found == code);
+        let (_, _, remedy) = found.unwrap_or_else(|| panic!("no {code} in {findings:?}"));
+        let (_, command) = remedy.rsplit_once("pgctl ").unwrap_or_else(|| panic!("`{remedy}`"));
+        self.ok(&command.split_whitespace().collect::<Vec<_>>())
+    }
+
     /// As superuser, on one node.
     pub(crate) fn sql(&self, node: &str, statement: &str) -> Result<Rows, String> {
         pg::query(&pg::config(&self.address(node)), statement, secs(10))
