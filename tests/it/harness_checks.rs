@@ -177,7 +177,7 @@ done
 [ -d "$data" ] || "$bin/initdb" --no-sync --auth=trust -U postgres -D "$data" > /dev/null
 "$bin/postgres" -D "$data" -p "$port" -k "$sockets" -h 127.0.0.1 &
 postgres=$!
-trap 'kill -INT $postgres; wait $postgres; kill $nap; exit 0' TERM
+trap 'kill -INT $postgres; wait $postgres; kill $nap; wait $nap; exit 0' TERM
 while :; do
     sleep 600 &
     nap=$!
