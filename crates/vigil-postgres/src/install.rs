@@ -125,6 +125,13 @@ impl Installation {
     }
 }
 
+/// Where a server's Unix socket is unless somebody says: where packages have it, if we may.
+pub fn usual_socket_dir() -> PathBuf {
+    let usual = PathBuf::from("/var/run/postgresql");
+    let writable = rustix::fs::access(&usual, rustix::fs::Access::WRITE_OK).is_ok();
+    if writable { usual } else { PathBuf::from("/tmp") }
+}
+
 /// Bin directories to try, best first.
 fn candidates(wanted: Option<u32>) -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
