@@ -2,17 +2,16 @@
 //! in this order.
 
 use std::ffi::OsString;
-use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::BoolishValueParser;
-use clap::{Parser, ValueEnum};
+use clap::Parser;
 use vigil_core::group::Settings;
-use vigil_postgres::install::RunAs;
-
-use crate::failure::Failure;
-use crate::usage;
+use vigil_daemon::log::LogOptions;
+use vigil_daemon::options::{self, Alias};
+use vigil_daemon::{Failure, Stop, values};
+use vigil_postgres::install::{self, RunAs};
 
 const EXAMPLES: &str = "\
 Every option has a variable: --pg-port is PGVIGIL_PG_PORT. PG_AUTOCTL_HEARTBEAT (seconds) and
@@ -29,6 +28,18 @@ Examples:
 Exit codes: 0 stopped as asked; 1 unexpected failure; 2 bad usage or value; 8 a prerequisite on
 this machine (binary, port, directory, user).";
 
+/// Variables of pg_auto_failover that are understood.
+const ALIASES: [Alias; 2] = [
+    Alias { option: "heartbeat-interval", variable: "PG_AUTOCTL_HEARTBEAT", read: milliseconds },
+    Alias {
+        option: "heartbeat-misses",
+        variable: "PG_AUTOCTL_TIMEOUT",
+        read: |misses| Ok(misses.to_owned()),
+    },
+];
+
+const HEARTBEAT: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_mins(1);
+
 /// Watches over groups of Postgres servers: decides who is the primary and keeps that in a Postgres
 /// of its own
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
@@ -40,12 +51,12 @@ pub struct Config {
 
     /// Address of the gRPC server, for keepers and pgctl
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6000",
-          value_parser = listen_address)]
+          value_parser = values::address("127.0.0.1:6000"))]
     pub listen: String,
 
     /// Address of the HTTP server: /healthz and /metrics
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:6001",
-          value_parser = listen_address)]
+          value_parser = values::address("127.0.0.1:6001"))]
     pub http_listen: String,
 
     /// Port of the monitor's own Postgres
@@ -68,11 +79,12 @@ pub struct Config {
 
     /// Network whose clients may read the SQL views without a password; repeatable, or a list with
     /// commas
-    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = cidr)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = values::cidr)]
     pub pg_hba_cidr: Vec<String>,
 
     /// Pause between two heartbeats, in formations created from now on: 100ms to 1m
-    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = heartbeat)]
+    #[arg(long, value_name = "DURATION", default_value = "1s",
+          value_parser = values::duration_within(HEARTBEAT))]
     pub heartbeat_interval: Duration,
 
     /// Heartbeats missed before a node counts as lost, in formations created from now on
@@ -91,51 +103,19 @@ pub struct Config {
     pub max_failovers: u32,
 
     /// The window of --max-failovers
-    #[arg(long, value_name = "DURATION", default_value = "10m",
-          value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = values::duration)]
     pub failover_window: Duration,
 
     /// Serve gRPC without TLS
-    #[arg(long, value_name = "true|false", num_args = 0..=1, require_equals = true,
-          default_value = "false", default_missing_value = "true", hide_default_value = true,
-          hide_possible_values = true, action = clap::ArgAction::Set,
-          value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     pub insecure: bool,
 
-    /// Format of the log on stderr
-    #[arg(long, value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-
-    /// What is logged
-    #[arg(long, value_name = "LEVEL", default_value = "info")]
-    pub log_level: LogLevel,
+    #[command(flatten)]
+    pub log: LogOptions,
 
     /// As whom the monitor's Postgres runs; for tests that are root. Not an option.
     #[arg(skip)]
     pub run_as: Option<RunAs>,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-/// Why [`Config::read`] gives no configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stop {
-    /// `--help` or `--version`: this text, exit 0.
-    Text(String),
-    Failed(Failure),
 }
 
 impl Config {
@@ -147,9 +127,8 @@ impl Config {
         args: impl IntoIterator<Item = OsString>,
         env: impl Fn(&str) -> Option<OsString>,
     ) -> Result<Self, Stop> {
-        let args = usage::with_variables(args.into_iter().collect(), &env)?;
-        let config = Config::try_parse_from(args.words()).map_err(|e| args.stop(&e))?;
-        config.check().map_err(Stop::Failed)?;
+        let config: Config = options::read(args, env, &ALIASES)?;
+        config.check()?;
         Ok(config)
     }
 
@@ -168,18 +147,15 @@ impl Config {
 
     /// The data directory as an absolute path without a slash at the end.
     pub fn absolute_data_dir(&self) -> PathBuf {
-        let absolute = std::path::absolute(&self.data_dir);
-        absolute.unwrap_or_else(|_| self.data_dir.clone()).components().collect()
+        values::absolute(&self.data_dir)
     }
 
     /// Where the Unix socket of the monitor's Postgres is.
     pub fn socket_dir(&self) -> PathBuf {
-        if let Some(dir) = &self.pg_socket_dir {
-            return std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+        match &self.pg_socket_dir {
+            Some(dir) => values::absolute(dir),
+            None => install::usual_socket_dir(),
         }
-        let usual = PathBuf::from("/var/run/postgresql");
-        let writable = rustix::fs::access(&usual, rustix::fs::Access::WRITE_OK).is_ok();
-        if writable { usual } else { PathBuf::from("/tmp") }
     }
 
     /// What formations that are created from now on start with.
@@ -196,41 +172,20 @@ impl Config {
     }
 }
 
-fn heartbeat(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text)
-        .map_err(|e| format!("{e}; a duration like 250ms or 5s is expected"))?;
-    if !(Duration::from_millis(100)..=Duration::from_mins(1)).contains(&interval) {
-        return Err("100ms to 1m are allowed".to_owned());
-    }
-    Ok(interval)
-}
-
-fn listen_address(text: &str) -> Result<String, String> {
-    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    match parts.map(|(_, port)| port.parse::<u16>()) {
-        Some(Ok(_)) => Ok(text.to_owned()),
-        _ => Err("an address and a port are expected, like 127.0.0.1:6000".to_owned()),
-    }
-}
-
-fn cidr(text: &str) -> Result<String, String> {
-    let bad = || format!("`{text}` is not a network like 10.0.0.0/8");
-    let (address, bits) = match text.split_once('/') {
-        Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| bad())?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| bad())?;
-    let width = if address.is_ipv4() { 32 } else { 128 };
-    match bits.unwrap_or(width) {
-        bits if bits <= width => Ok(format!("{address}/{bits}")),
-        _ => Err(bad()),
+/// Seconds, decimals allowed, as pg_auto_failover has them.
+fn milliseconds(text: &str) -> Result<String, String> {
+    let seconds: Option<f64> = text.trim().parse().ok();
+    match seconds.filter(|s| (0.1..=60.0).contains(s)) {
+        Some(seconds) => Ok(format!("{:.0}ms", seconds * 1000.0)),
+        None => Err(format!("invalid value '{text}': seconds from 0.1 to 60 are expected")),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use vigil_daemon::Exit;
+
     use super::*;
-    use crate::failure::Exit;
 
     fn parse(args: &[&str], env: &[(&str, &str)]) -> Result<Config, Stop> {
         let args = ["vigil-monitor"].iter().chain(args).map(OsString::from);

@@ -12,9 +12,8 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, FlockOperation, access, flock};
+use vigil_daemon::Failure;
 use vigil_postgres::install::RunAs;
-
-use crate::failure::Failure;
 
 const LOCK: &str = "vigil-monitor.lock";
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use vigil_daemon::Failure;
 use vigil_postgres::conf;
 use vigil_postgres::durable::{self, Written};
 use vigil_postgres::install::Installation;
@@ -12,7 +13,6 @@ use vigil_postgres::process::{self, Postmaster, ProcessError, Stop};
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::failure::Failure;
 use crate::store::{DATABASE, READER};
 
 const INITDB: Duration = Duration::from_mins(2);

@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`config`], [`failure`] | options, variables, how it ends |
+//! | [`config`] | options, variables |
 //! | [`preflight`], [`data_dir`] | what must be right before anything is changed |
 //! | [`embedded`], [`store`] | its own Postgres, and what is stored there |
 //! | [`group_task`], [`registry`] | one task per group; which groups there are |
@@ -14,18 +14,15 @@ pub mod clock;
 pub mod config;
 pub mod data_dir;
 pub mod embedded;
-pub mod failure;
 pub mod group_task;
 pub mod grpc;
 pub mod http;
-pub mod log;
 pub mod metrics;
 pub mod node_ids;
 pub mod preflight;
 pub mod registry;
 mod status_writer;
 pub mod store;
-mod usage;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -33,11 +30,11 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use vigil_daemon::Failure;
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
 use crate::embedded::Embedded;
-use crate::failure::Failure;
 use crate::metrics::Metrics;
 use crate::preflight::Checked;
 use crate::registry::Registry;

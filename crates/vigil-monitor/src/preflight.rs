@@ -5,13 +5,13 @@ use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::path::Path;
 
 use rustix::fs::{Access, access};
+use vigil_daemon::Failure;
 use vigil_postgres::install::Installation;
 use vigil_postgres::pgdata::{self, DataDir as Pgdata};
 use vigil_postgres::process;
 
 use crate::config::Config;
 use crate::data_dir::DataDir;
-use crate::failure::Failure;
 
 /// The longest path of a Unix socket.
 const SOCKET_PATH_MAX: usize = 107;

@@ -24,7 +24,7 @@ use crate::harness::{LONG, TempDir, config, eventually, has_postgres, hello, rep
 struct Monitor {
     config: Config,
     shutdown: CancellationToken,
-    running: tokio::task::JoinHandle<Result<(), vigil_monitor::failure::Failure>>,
+    running: tokio::task::JoinHandle<Result<(), vigil_daemon::Failure>>,
 }
 
 impl Monitor {
