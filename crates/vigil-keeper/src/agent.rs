@@ -12,11 +12,11 @@ use vigil_core::message::{Goal, Order, Report};
 use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::{Step, StepDone};
+use vigil_daemon::Failure;
 
 use crate::chores;
 use crate::clock::{Clock, ms};
 use crate::execute::Executor;
-use crate::failure::Failure;
 use crate::link::FromMonitor;
 use crate::local::Local;
 use crate::metrics;

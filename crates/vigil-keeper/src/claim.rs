@@ -7,7 +7,7 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::{Path, PathBuf};
 
-use crate::failure::Failure;
+use vigil_daemon::Failure;
 
 /// Held for as long as the process lives. A name in the kernel, not a file: a clone replaces the
 /// directory, a rewind the files in it, and a crash leaves nothing behind.

@@ -4,11 +4,12 @@ use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
 use clap::builder::BoolishValueParser;
-use clap::{Parser, ValueEnum};
+use vigil_daemon::log::LogOptions;
+use vigil_daemon::{Failure, Stop, options, values};
+use vigil_postgres::install;
 use vigil_proto::endpoint;
-
-use crate::failure::Failure;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -29,103 +30,80 @@ or refused by the monitor; 8 a prerequisite on this machine (binary, port, direc
 #[command(name = "vigil-keeper", version, after_help = EXAMPLES)]
 pub struct Config {
     /// Data directory of this node; created if the group has no data yet, cloned otherwise
-    #[arg(long, env = "PGVIGIL_PGDATA", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub pgdata: PathBuf,
 
     /// Name of this node, unique in its formation: a-z, 0-9, `_` and `-`, at most 63 of them
-    #[arg(long, env = "PGVIGIL_NAME", value_parser = node_name)]
+    #[arg(long, value_parser = node_name)]
     pub name: String,
 
     /// Host name or address under which the other nodes reach this Postgres
-    #[arg(long, env = "PGVIGIL_HOST", value_parser = host)]
+    #[arg(long, value_parser = host)]
     pub host: String,
 
     /// Where the monitor is: `http://host:6000` or `host:6000`
-    #[arg(long, env = "PGVIGIL_MONITOR", value_name = "URL", value_parser = monitor_url)]
+    #[arg(long, value_name = "URL", value_parser = monitor_url)]
     pub monitor: String,
 
     /// Port of this Postgres
-    #[arg(long, env = "PGVIGIL_PG_PORT", value_name = "PORT", default_value_t = 5432,
+    #[arg(long, value_name = "PORT", default_value_t = 5432,
           value_parser = clap::value_parser!(u16).range(1..))]
     pub pg_port: u16,
 
     /// Addresses that this Postgres listens on (`listen_addresses`)
-    #[arg(long, env = "PGVIGIL_PG_LISTEN", value_name = "ADDRESSES", default_value = "*")]
+    #[arg(long, value_name = "ADDRESSES", default_value = "*")]
     pub pg_listen: String,
 
     /// Directory of the PostgreSQL programs [default: what PGDATA needs, else the newest installed]
-    #[arg(long, env = "PGVIGIL_PG_BIN", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub pg_bin: Option<PathBuf>,
 
     /// Directory of the Unix socket [default: /var/run/postgresql if writable, else /tmp]
-    #[arg(long, env = "PGVIGIL_PG_SOCKET_DIR", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub pg_socket_dir: Option<PathBuf>,
 
     /// Address of the HTTP server: role checks for load balancers, metrics
-    #[arg(long, env = "PGVIGIL_HTTP_LISTEN", value_name = "HOST:PORT",
-          default_value = "127.0.0.1:6010", value_parser = listen_address)]
+    #[arg(long, value_name = "HOST:PORT",
+          default_value = "127.0.0.1:6010", value_parser = values::address("127.0.0.1:6010"))]
     pub http_listen: String,
 
     /// Formation that this node belongs to
-    #[arg(long, env = "PGVIGIL_FORMATION", default_value = "default", value_parser = formation)]
+    #[arg(long, default_value = "default", value_parser = formation)]
     pub formation: String,
 
     /// Group within the formation
-    #[arg(long, env = "PGVIGIL_GROUP", default_value_t = 0)]
+    #[arg(long, default_value_t = 0)]
     pub group: u32,
 
     /// 0 to 100: who is preferred as the next primary; 0 never is
-    #[arg(long, env = "PGVIGIL_CANDIDATE_PRIORITY", value_name = "N", default_value_t = 50,
+    #[arg(long, value_name = "N", default_value_t = 50,
           value_parser = clap::value_parser!(u32).range(0..=100))]
     pub candidate_priority: u32,
 
     /// Whether this node may be counted for synchronous commits
-    #[arg(long, env = "PGVIGIL_REPLICATION_QUORUM", value_name = "true|false",
-          default_value = "true", action = clap::ArgAction::Set,
+    #[arg(long, value_name = "true|false", default_value = "true", action = clap::ArgAction::Set,
           value_parser = BoolishValueParser::new())]
     pub replication_quorum: bool,
 
     /// Network whose clients may connect to Postgres; repeatable, or a list with commas
-    #[arg(long, env = "PGVIGIL_PG_HBA_CIDR", value_name = "CIDR", value_delimiter = ',',
-          value_parser = cidr)]
+    #[arg(long, value_name = "CIDR", value_delimiter = ',', value_parser = values::cidr)]
     pub pg_hba_cidr: Vec<String>,
 
     /// How they and the other nodes authenticate
-    #[arg(long, env = "PGVIGIL_PG_HBA_AUTH", value_name = "METHOD",
-          default_value = "scram-sha-256",
+    #[arg(long, value_name = "METHOD", default_value = "scram-sha-256",
           value_parser = ["scram-sha-256", "md5", "password", "trust"])]
     pub pg_hba_auth: String,
 
     /// Directory of this keeper's own state [default: PGDATA with `.pgvigil` appended]
-    #[arg(long, env = "PGVIGIL_STATE_DIR", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 
     /// Talk to the monitor without TLS
-    #[arg(long, env = "PGVIGIL_INSECURE", value_parser = BoolishValueParser::new())]
+    #[arg(long)]
     pub insecure: bool,
 
-    /// Format of the log on stderr
-    #[arg(long, env = "PGVIGIL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-
-    /// What is logged
-    #[arg(long, env = "PGVIGIL_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: LogLevel,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
+    #[command(flatten)]
+    pub log: LogOptions,
 }
 
 impl Config {
@@ -133,11 +111,12 @@ impl Config {
     ///
     /// # Errors
     /// Bad usage, or the text of `--help` and `--version`.
-    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
-        let args: Vec<OsString> = args.into_iter().collect();
-        let config =
-            Config::try_parse_from(&args).map_err(|error| crate::usage::stop(&error, &args))?;
-        config.check().map_err(Stop::Failed)?;
+    pub fn read(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Stop> {
+        let config: Config = options::read(args, env, &[])?;
+        config.check()?;
         Ok(config)
     }
 
@@ -160,15 +139,13 @@ impl Config {
 
     /// The data directory as an absolute path: processes are found by it.
     pub fn absolute_pgdata(&self) -> PathBuf {
-        let absolute = std::path::absolute(&self.pgdata).unwrap_or_else(|_| self.pgdata.clone());
-        // Without a slash at the end, so that siblings can be named.
-        absolute.components().collect()
+        values::absolute(&self.pgdata)
     }
 
     /// Where this keeper keeps its own state.
     pub fn state_dir(&self) -> PathBuf {
         if let Some(dir) = &self.state_dir {
-            return std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+            return values::absolute(dir);
         }
         let pgdata = self.absolute_pgdata();
         let mut name = pgdata.file_name().unwrap_or_default().to_owned();
@@ -178,21 +155,11 @@ impl Config {
 
     /// Where the Unix socket is.
     pub fn socket_dir(&self) -> PathBuf {
-        if let Some(dir) = &self.pg_socket_dir {
-            return std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+        match &self.pg_socket_dir {
+            Some(dir) => values::absolute(dir),
+            None => install::usual_socket_dir(),
         }
-        let usual = PathBuf::from("/var/run/postgresql");
-        let writable = rustix::fs::access(&usual, rustix::fs::Access::WRITE_OK).is_ok();
-        if writable { usual } else { PathBuf::from("/tmp") }
     }
-}
-
-/// Why [`Config::from_args`] gives no configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stop {
-    /// `--help` or `--version`: this text, exit 0.
-    Text(String),
-    Failed(Failure),
 }
 
 fn node_name(text: &str) -> Result<String, String> {
@@ -227,30 +194,10 @@ fn monitor_url(text: &str) -> Result<String, String> {
     endpoint(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
-fn listen_address(text: &str) -> Result<String, String> {
-    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    match parts.map(|(_, port)| port.parse::<u16>()) {
-        Some(Ok(_)) => Ok(text.to_owned()),
-        _ => Err("an address and a port are expected, like 127.0.0.1:6010".to_owned()),
-    }
-}
-
-fn cidr(text: &str) -> Result<String, String> {
-    let bad = || format!("`{text}` is not a network like 10.0.0.0/8");
-    let (address, bits) = match text.split_once('/') {
-        Some((address, bits)) => (address, Some(bits.parse::<u8>().map_err(|_| bad())?)),
-        None => (text, None),
-    };
-    let address: IpAddr = address.parse().map_err(|_| bad())?;
-    let width = if address.is_ipv4() { 32 } else { 128 };
-    match bits.unwrap_or(width) {
-        bits if bits <= width => Ok(format!("{address}/{bits}")),
-        _ => Err(bad()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use vigil_daemon::Exit;
+
     use super::*;
 
     const MINIMAL: [&str; 10] = [
@@ -267,7 +214,7 @@ mod tests {
     ];
 
     fn parse(more: &[&str]) -> Result<Config, Stop> {
-        Config::from_args(MINIMAL.iter().chain(more).map(OsString::from))
+        Config::read(MINIMAL.iter().chain(more).map(OsString::from), |_| None)
     }
 
     fn failure(more: &[&str]) -> Failure {
@@ -305,7 +252,7 @@ mod tests {
             (&["--state-dir", "/data/n1/state"], "--state-dir"),
         ] {
             let failure = failure(args);
-            assert_eq!(failure.exit, crate::failure::Exit::Usage, "{args:?}");
+            assert_eq!(failure.exit, Exit::Usage, "{args:?}");
             assert!(failure.lines().contains(expected), "{args:?}: {}", failure.lines());
             assert!(failure.lines().lines().count() <= 2, "{}", failure.lines());
         }
@@ -317,8 +264,6 @@ mod tests {
             assert!(node_name(bad).is_err(), "{bad}");
         }
         assert!(node_name("node_1-b").is_ok());
-        assert_eq!(cidr("10.1.2.3").unwrap(), "10.1.2.3/32");
-        assert_eq!(cidr("::/0").unwrap(), "::/0");
         assert_eq!(host("[::1]").unwrap(), "::1");
         assert!(host("db:5432").is_err() && host("a,b").is_err());
         let config = parse(&["--pg-hba-cidr", "10.0.0.0/8,::/0", "--pg-hba-cidr", "1.2.3.4"]);
@@ -328,27 +273,26 @@ mod tests {
     #[test]
     fn without_tls_it_must_be_asked_for() {
         let args = MINIMAL[..9].iter().map(OsString::from);
-        let Err(Stop::Failed(failure)) = Config::from_args(args) else { panic!("accepted") };
-        assert_eq!(failure.exit, crate::failure::Exit::Usage);
+        let Err(Stop::Failed(failure)) = Config::read(args, |_| None) else { panic!("accepted") };
+        assert_eq!(failure.exit, Exit::Usage);
         assert!(failure.lines().contains("hint: add --insecure"), "{}", failure.lines());
     }
 
     #[test]
-    fn help_has_examples_and_every_option_its_variable() {
-        use clap::CommandFactory;
-        let command = Config::command();
-        for arg in command.get_arguments() {
-            let Some(long) = arg.get_long() else { continue };
-            if matches!(long, "help" | "version") {
-                continue;
-            }
-            let variable = format!("PGVIGIL_{}", long.replace('-', "_").to_ascii_uppercase());
-            assert_eq!(arg.get_env().and_then(|e| e.to_str()), Some(variable.as_str()));
-        }
-        let Err(Stop::Text(help)) = Config::from_args(["vigil-keeper", "--help"].map(Into::into))
-        else {
-            panic!("no help")
+    fn everything_can_be_told_by_variables() {
+        let env = |name: &str| match name {
+            "PGVIGIL_PGDATA" => Some("/data/n2".into()),
+            "PGVIGIL_NAME" | "PGVIGIL_HOST" => Some("n2".into()),
+            "PGVIGIL_MONITOR" => Some("m:6000".into()),
+            "PGVIGIL_INSECURE" => Some("true".into()),
+            "PGVIGIL_PG_HBA_CIDR" => Some("10.0.0.0/8,::/0".into()),
+            "PGVIGIL_REPLICATION_QUORUM" => Some("no".into()),
+            _ => None,
         };
-        assert!(help.contains("Examples:"));
+        let config = Config::read(["vigil-keeper".into()], env).unwrap();
+        assert_eq!((config.name.as_str(), config.replication_quorum), ("n2", false));
+        assert_eq!(config.pg_hba_cidr, ["10.0.0.0/8", "::/0"]);
+        let Err(Stop::Text(help)) = parse(&["--help"]) else { panic!("no help") };
+        assert!(help.contains("Examples:") && help.contains("PGVIGIL_PG_HBA_CIDR="));
     }
 }

@@ -6,10 +6,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use vigil_core::ids::NodeId;
 use vigil_core::node::record::NodeRecord;
+use vigil_daemon::Failure;
 use vigil_postgres::FileError;
 use vigil_postgres::pgdata::{self, DataDir};
 
-use crate::failure::Failure;
 use crate::state_file::StateDir;
 
 /// Name of the marker in the data directory.

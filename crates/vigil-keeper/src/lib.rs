@@ -3,7 +3,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`config`], [`failure`] | what it was told, how it ends when that cannot be |
+//! | [`config`] | what it was told |
 //! | [`prerequisites`] | what must be true on this machine |
 //! | [`state_file`], [`identity`] | its own disk: the record, and whose data it is about |
 //! | [`claim`] | that no other keeper has the same data directory |
@@ -19,12 +19,10 @@ pub mod claim;
 pub mod clock;
 pub mod config;
 pub mod execute;
-pub mod failure;
 pub mod http;
 pub mod identity;
 pub mod link;
 pub mod local;
-pub mod logging;
 pub mod machine;
 pub mod metrics;
 pub mod observer;
@@ -38,7 +36,6 @@ pub mod state_file;
 pub mod status;
 #[cfg(test)]
 mod testing;
-mod usage;
 mod walsenders;
 
 use std::net::TcpListener;
@@ -48,12 +45,12 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use vigil_core::node::record::NodeRecord;
+use vigil_daemon::Failure;
 use vigil_postgres::process;
 
 use crate::agent::{Agent, Channels};
 use crate::claim::Claim;
 use crate::config::Config;
-use crate::failure::Failure;
 use crate::link::{Introduction, Link};
 use crate::local::{Local, Place};
 use crate::metrics::Metrics;

@@ -12,10 +12,9 @@ use vigil_core::command::{Refusal, RefusalCode};
 use vigil_core::ids::NodeId;
 use vigil_core::message::{Hello, Order, Report};
 use vigil_core::node::record::NodeRecord;
+use vigil_daemon::Failure;
 use vigil_proto::pb::keepers_client::KeepersClient;
 use vigil_proto::{KeeperMessage, MonitorMessage, pb};
-
-use crate::failure::Failure;
 
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_millis(500);

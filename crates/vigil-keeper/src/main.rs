@@ -2,34 +2,20 @@
 
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
-use vigil_keeper::config::{Config, Stop};
-use vigil_keeper::failure::Failure;
-use vigil_keeper::logging;
+use vigil_daemon::signals::StopSignals;
+use vigil_daemon::{Failure, Stop};
+use vigil_keeper::config::Config;
 
 fn main() -> ExitCode {
-    match start() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("{}", failure.lines());
-            ExitCode::from(failure.exit as u8)
-        }
-    }
+    vigil_daemon::end(start())
 }
 
-fn start() -> Result<(), Failure> {
-    let config = match Config::from_args(std::env::args_os()) {
-        Ok(config) => config,
-        Err(Stop::Text(text)) => {
-            print!("{text}");
-            return Ok(());
-        }
-        Err(Stop::Failed(failure)) => return Err(failure),
-    };
+fn start() -> Result<(), Stop> {
+    let config = Config::read(std::env::args_os(), |name| std::env::var_os(name))?;
     // Before any thread is started.
     vigil_postgres::user::reexec_as_postgres().map_err(Failure::prerequisite)?;
-    logging::init(config.log_format, config.log_level);
+    config.log.start(&["vigil_keeper", "vigil_postgres", "vigil_core", "vigil_proto"]);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More than there are tasks that a stuck disk can block.
         .worker_threads(6)
@@ -38,28 +24,18 @@ fn start() -> Result<(), Failure> {
         .map_err(Failure::unexpected)?;
     let result = runtime.block_on(async {
         let (ask, shutdown) = mpsc::channel(2);
-        tokio::spawn(forward_signals(ask));
+        tokio::spawn(forward_signals(StopSignals::listen()?, ask));
         Box::pin(vigil_keeper::run(config, shutdown)).await
     });
     // Whatever still hangs in the disk must not keep the process.
     runtime.shutdown_background();
-    result
+    Ok(result?)
 }
 
-/// SIGTERM and SIGINT are requests to stop.
-async fn forward_signals(ask: mpsc::Sender<()>) {
-    let (Ok(mut terminate), Ok(mut interrupt)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("cannot listen to signals");
-        std::future::pending::<()>().await;
-        return;
-    };
+/// Each signal is a request of its own: the second one means at once.
+async fn forward_signals(mut signals: StopSignals, ask: mpsc::Sender<()>) {
     loop {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        signals.next().await;
         if ask.send(()).await.is_err() {
             return;
         }

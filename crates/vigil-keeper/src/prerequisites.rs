@@ -6,11 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
+use vigil_daemon::Failure;
 use vigil_postgres::Installation;
 use vigil_postgres::pgdata::{self, DataDir};
 use vigil_postgres::process;
-
-use crate::failure::Failure;
 
 /// A Unix socket's path has room for so many bytes.
 const SOCKET_PATH_MAX: usize = 107;
@@ -190,8 +189,8 @@ pub fn http_listener(address: &str) -> Result<TcpListener, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failure::Exit;
     use crate::testing::TempDir;
+    use vigil_daemon::Exit;
 
     #[test]
     fn a_foreign_directory_is_refused_and_left_alone() {

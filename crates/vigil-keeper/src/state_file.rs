@@ -10,10 +10,10 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use vigil_core::node::record::NodeRecord;
+use vigil_daemon::Failure;
 use vigil_postgres::FileError;
 use vigil_postgres::durable;
 
-use crate::failure::Failure;
 use crate::identity::Mark;
 
 const RECORD: &str = "node.json";
