@@ -1,11 +1,13 @@
-//! What the program was told: options, `PGVIGIL_*` variables, defaults; and how it ends.
+//! What the program was told: options, `PGVIGIL_*` variables, defaults.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::Parser;
+use vigil_daemon::log::LogOptions;
+use vigil_daemon::{Stop, options, values};
 
 use crate::probe::Login;
 
@@ -25,90 +27,46 @@ Examples:
 Exit codes: 0 stopped as asked; 1 unexpected failure; 2 bad usage or value; 8 a prerequisite on
 this machine (program, port).";
 
+const INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(1);
+
 /// Shows the metrics of whichever node is writable now, with those of the monitor, on one page
 #[derive(Parser, Clone, PartialEq, Eq, Debug)]
 #[command(name = "vigil-exporter", version, after_help = EXAMPLES)]
 pub struct Config {
     /// Address to serve on
-    #[arg(long, env = "PGVIGIL_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:9187",
-          value_parser = address)]
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:9187",
+          value_parser = values::address("127.0.0.1:9187"))]
     pub listen: String,
 
     /// The monitor's HTTP address
-    #[arg(long, env = "PGVIGIL_MONITOR_HTTP", value_name = "HOST:PORT",
-          default_value = "127.0.0.1:6001", value_parser = address)]
+    #[arg(long, value_name = "HOST:PORT",
+          default_value = "127.0.0.1:6001", value_parser = values::address("127.0.0.1:6001"))]
     pub monitor_http: String,
 
     /// The program of the stock exporter, 0.17 or later; `none` does without it
     /// [default: postgres_exporter or prometheus-postgres-exporter on the PATH]
-    #[arg(long, env = "PGVIGIL_STOCK_EXPORTER", value_name = "PROGRAM")]
+    #[arg(long, value_name = "PROGRAM")]
     pub stock_exporter: Option<PathBuf>,
 
     /// Role that logs in to the nodes; a member of pg_monitor suffices
-    #[arg(long, env = "PGVIGIL_PG_USER", value_name = "ROLE", default_value = "postgres")]
+    #[arg(long, value_name = "ROLE", default_value = "postgres")]
     pub pg_user: String,
 
     /// Its password; better given by the variable, which no process list shows
-    #[arg(
-        long,
-        env = "PGVIGIL_PG_PASSWORD",
-        value_name = "PASSWORD",
-        hide_env_values = true,
-        default_value = ""
-    )]
+    #[arg(long, value_name = "PASSWORD", hide_env_values = true, default_value = "")]
     pub pg_password: String,
 
     /// Database to log in to
-    #[arg(long, env = "PGVIGIL_PG_DATABASE", value_name = "NAME", default_value = "postgres")]
+    #[arg(long, value_name = "NAME", default_value = "postgres")]
     pub pg_database: String,
 
     /// Commit an empty transaction so often on the writable node, 10ms to 1m; without it nothing is
     /// written
-    #[arg(long, env = "PGVIGIL_PROBE_INTERVAL", value_name = "DURATION", value_parser = interval)]
+    #[arg(long, value_name = "DURATION", value_parser = values::duration_within(INTERVAL))]
     pub probe_interval: Option<Duration>,
 
-    /// Format of the log on stderr
-    #[arg(long, env = "PGVIGIL_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
-    pub log_format: LogFormat,
-
-    /// What is logged
-    #[arg(long, env = "PGVIGIL_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
-    pub log_level: LogLevel,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogFormat {
-    Text,
-    Json,
-}
-
-#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
-}
-
-impl LogLevel {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LogLevel::Error => "error",
-            LogLevel::Warn => "warn",
-            LogLevel::Info => "info",
-            LogLevel::Debug => "debug",
-            LogLevel::Trace => "trace",
-        }
-    }
-}
-
-/// Why there is no configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Stop {
-    /// `--help` or `--version`: this text, exit 0.
-    Text(String),
-    Failed(Failure),
+    #[command(flatten)]
+    pub log: LogOptions,
 }
 
 impl Config {
@@ -116,18 +74,11 @@ impl Config {
     ///
     /// # Errors
     /// Bad usage, or the text of `--help` and `--version`.
-    pub fn from_args(args: impl IntoIterator<Item = OsString>) -> Result<Self, Stop> {
-        Config::try_parse_from(args).map_err(|error| {
-            let text = error.render().to_string();
-            if !error.use_stderr() {
-                return Stop::Text(text);
-            }
-            // The first paragraph says what is wrong; others are usage and tips.
-            let said = text.split("\n\n").next().unwrap_or_default().trim();
-            let said = said.strip_prefix("error: ").unwrap_or(said);
-            let failure = Failure::usage(said).hint("`vigil-exporter --help` tells all options");
-            Stop::Failed(failure)
-        })
+    pub fn read(
+        args: impl IntoIterator<Item = OsString>,
+        env: impl Fn(&str) -> Option<OsString>,
+    ) -> Result<Self, Stop> {
+        options::read(args, env, &[])
     }
 
     /// How to log in to a node.
@@ -140,77 +91,14 @@ impl Config {
     }
 }
 
-fn address(text: &str) -> Result<String, String> {
-    let parts = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-    match parts.map(|(_, port)| port.parse::<u16>()) {
-        Some(Ok(_)) => Ok(text.to_owned()),
-        _ => Err("an address and a port are expected, like 127.0.0.1:9187".to_owned()),
-    }
-}
-
-fn interval(text: &str) -> Result<Duration, String> {
-    let interval = humantime::parse_duration(text)
-        .map_err(|e| format!("{e}; a duration like 100ms or 1s is expected"))?;
-    if !(Duration::from_millis(10)..=Duration::from_mins(1)).contains(&interval) {
-        return Err("10ms to 1m are allowed".to_owned());
-    }
-    Ok(interval)
-}
-
-/// Exit codes of the daemons; they are part of the contract with users.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Exit {
-    Unexpected = 1,
-    Usage = 2,
-    Prerequisite = 8,
-}
-
-/// Why the program cannot go on: one line of what is wrong, at most one of what to do.
-#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct Failure {
-    pub exit: Exit,
-    pub message: String,
-    pub hint: Option<String>,
-}
-
-impl Failure {
-    fn new(exit: Exit, message: impl fmt::Display) -> Self {
-        let message = message.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        Failure { exit, message, hint: None }
-    }
-
-    pub fn unexpected(message: impl fmt::Display) -> Self {
-        Failure::new(Exit::Unexpected, message)
-    }
-
-    pub fn usage(message: impl fmt::Display) -> Self {
-        Failure::new(Exit::Usage, message)
-    }
-
-    pub fn prerequisite(message: impl fmt::Display) -> Self {
-        Failure::new(Exit::Prerequisite, message)
-    }
-
-    #[must_use]
-    pub fn hint(mut self, hint: &str) -> Self {
-        self.hint = Some(hint.to_owned());
-        self
-    }
-
-    /// What is printed on stderr.
-    pub fn lines(&self) -> String {
-        let hint = self.hint.as_ref().map(|h| format!("\nhint: {h}")).unwrap_or_default();
-        format!("error: {}{hint}", self.message)
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use vigil_daemon::Exit;
+
     use super::*;
 
     fn parse(args: &[&str]) -> Result<Config, Stop> {
-        Config::from_args(["vigil-exporter"].iter().chain(args).map(OsString::from))
+        Config::read(["vigil-exporter"].iter().chain(args).map(OsString::from), |_| None)
     }
 
     #[test]

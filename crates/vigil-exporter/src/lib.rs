@@ -4,7 +4,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`config`] | options, variables, how it ends |
+//! | [`config`] | options, variables |
 //! | [`client`] | one HTTP request, bounded in time |
 //! | [`monitor`] | what the monitor's page tells: itself, and which nodes there are |
 //! | [`page`] | the text format: labels put in |
@@ -24,8 +24,9 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use vigil_daemon::Failure;
 
-use crate::config::{Config, Failure};
+use crate::config::Config;
 use crate::http::Shown;
 use crate::monitor::Monitor;
 use crate::probe::Probe;

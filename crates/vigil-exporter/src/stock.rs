@@ -11,9 +11,10 @@ use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
+use vigil_daemon::Failure;
 
 use crate::client::{self, GetError};
-use crate::config::{Config, Failure};
+use crate::config::Config;
 use crate::monitor::Node;
 
 /// As the package of Debian and the image of its authors call it.
