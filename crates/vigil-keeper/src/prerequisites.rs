@@ -188,9 +188,10 @@ pub fn http_listener(address: &str) -> Result<TcpListener, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use vigil_daemon::Exit;
+
     use super::*;
     use crate::testing::TempDir;
-    use vigil_daemon::Exit;
 
     #[test]
     fn a_foreign_directory_is_refused_and_left_alone() {
