@@ -17,8 +17,7 @@ pub(crate) fn millis(value: Duration) -> u64 {
     u64::try_from(value.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A level, or a list of them by module as the daemons take it, since one environment may serve
-/// all programs: `info`, `warn,vigil_keeper=debug`.
+/// A level, or a list of them by module as `tracing` takes it: `info`, `warn,pgctl=debug`.
 pub(crate) fn log_level(text: &str) -> Result<String, String> {
     const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
     for part in text.split(',') {
@@ -47,7 +46,7 @@ mod tests {
 
     #[test]
     fn log_levels() {
-        assert!(log_level("warn").is_ok() && log_level("warn,vigil_keeper=debug").is_ok());
+        assert!(log_level("warn").is_ok() && log_level("warn,pgctl=debug").is_ok());
         assert!(log_level("").is_err() && log_level("loud").is_err());
     }
 }
