@@ -536,14 +536,14 @@ roles() { show_state | jq -r '[.nodes[] | .nodename + "=" + .reportedstate] | so
 test_down_and_up() {
     local before counts began
     await_settled
-    before=$(roles) counts=$(count_rows "$(primary_service)")
+    before=$(primary_node) counts=$(count_rows "$(primary_service)")
     compose down >/dev/null 2>&1
     [[ -z $(container_state postgres-primary) ]] || fail "containers are left after down"
     began=$(now_us)
     compose up -d --no-build >/dev/null 2>&1 || fail "up failed"
     await_settled 120
     detail "up again after $(seconds_of_ms "$(ms_since "$began")") s: $(roles)"
-    [[ $(roles) == "$before" ]] || fail "the roles were $before, they are $(roles)"
+    [[ $(primary_node) == "$before" ]] || fail "$before was the primary, now it is: $(roles)"
     [[ $(count_rows "$(primary_service)") == "$counts" ]] || fail "the rows were $counts, they are $(count_rows "$(primary_service)")"
 }
 
@@ -553,7 +553,8 @@ test_new_address() {
     await_settled
     node=$(one_other_than "$(primary_service)")
     cut_service "$node"
-    sleep 5
+    # Only once its loss was seen does its state tell anything about the time after.
+    wait_for 30 is_lost "$node" || fail "nobody has noticed after 30 s that $node is cut off"
     mend_service "$node" 172.28.0.99
     began=$(now_us)
     wait_for 60 is_back_as_secondary "$node" || fail "$node at its new address is $(state_of "$node")"
@@ -564,10 +565,17 @@ test_new_address() {
     client_sql "$(app_database)" "insert into audit_log (actor, action) values ('test_user', 'new address')" || fail "no write after the switchover"
     client_sql "$(app_database)" "delete from audit_log where actor = 'test_user'"
     await_settled
+    # Back to its own address, in the same way.
+    lab_pgctl perform-failover >/dev/null || fail "no switchover away from it"
+    await_settled
     cut_service "$node"
-    sleep 1
+    wait_for 30 is_lost "$node" || fail "nobody has noticed after 30 s that $node is cut off"
     mend_service "$node"
     await_settled 90
+}
+
+is_lost() { # NAME: the monitor knows that it does not hear of it
+    show_state | jq -e --arg n "$(node_of "$1")" '.nodes[] | select(.nodename == $n) | .health != 1' >/dev/null
 }
 
 # The monitor and the primary are lost for good: a standby alone takes the writes, by hand; then a
