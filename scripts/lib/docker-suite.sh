@@ -14,6 +14,8 @@ RECEIVER_URL=http://172.28.0.1:9099/ # where scripts/test-alerts listens, seen f
 # Not by an .env of the user's: by the files that are there.
 unset COMPOSE_FILE COMPOSE_PROJECT_NAME COMPOSE_PROFILES PGVIGIL_ENV_FILE
 for name in $(sed -n 's/^\([A-Z_]*\)=.*/\1/p' "$ROOT/.env.test"); do unset "$name"; done
+# The build is for real, its optimization is not: that is half of its time. With --all it is.
+if [[ ${PGVIGIL_TEST_ALL-} ]]; then unset PGVIGIL_OPT_LEVEL; else export PGVIGIL_OPT_LEVEL=0; fi
 
 docker_suite() { # [CALM]: seconds without any alert
     local calm=${1:-60}
@@ -87,6 +89,8 @@ clean_up_suite() {
     docker rm -f "${CONTAINERS[@]}" >/dev/null 2>&1 || true
     docker volume rm "${VOLUMES[@]}" >/dev/null 2>&1 || true
     docker network rm "$NETWORK" >/dev/null 2>&1 || true
+    # Not what a user's `up` shall find; the layers stay in the cache.
+    [[ ! ${PGVIGIL_OPT_LEVEL-} ]] || docker rmi -f pgvigil-{monitor,keeper,exporter,pgctl} >/dev/null 2>&1 || true
 }
 
 # --- before it runs -----------------------------------------------------------------------------------------
@@ -136,11 +140,9 @@ refuses() { # TEXT COMMAND…: an `error:` line with the text (or Compose's own)
 }
 
 suite_build() {
-    compose build
+    compose --profile tools build
     local target
     for target in monitor keeper exporter pgctl; do
-        docker image inspect "pgvigil-$target" >/dev/null 2>&1 ||
-            docker build -q -f docker/Dockerfile --target "$target" -t "pgvigil-$target" .
         detail "$target $(docker image inspect -f '{{.Size}}' "pgvigil-$target" | awk '{ printf "%d MB", $1 / 1e6 }')"
     done
     docker run --rm pgvigil-pgctl --version
