@@ -533,9 +533,15 @@ test_backup() {
 
 roles() { show_state | jq -r '[.nodes[] | .nodename + "=" + .reportedstate] | sort | join(" ")'; }
 
+# `down` stops postgres-primary last. Where another node leads, that one hands over to it first, as
+# with any polite stop; so that is how the drill begins.
 test_down_and_up() {
     local before counts began
     await_settled
+    if [[ $(primary_node) != node1 ]]; then
+        lab_pgctl perform-switchover --to node1 >/dev/null || fail "no switchover to node1"
+        await_settled
+    fi
     before=$(primary_node) counts=$(count_rows "$(primary_service)")
     compose down >/dev/null 2>&1
     [[ -z $(container_state postgres-primary) ]] || fail "containers are left after down"
