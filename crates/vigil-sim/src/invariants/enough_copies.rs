@@ -19,13 +19,16 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if rule.epoch != after.promise || gone || !world.ghost.may_wipe(h.group) {
         return None;
     }
+    // One recorded since may count on fewer, although this node has not heard of it yet.
+    let newest = world.stores[h.group].record.rule().map_or(rule.acks, |r| r.acks);
+    let acks = rule.acks.min(newest) as usize;
     let copies = |tli, len| {
         world.of_group(h.group).filter(|(_, o)| o.is_usable() && o.pg.wal.holds(tli, len)).count()
     };
     let few = world
         .ghost
         .acknowledged(h.group)
-        .find(|(tli, len)| h.pg.wal.holds(*tli, *len) && copies(*tli, *len) <= rule.acks as usize);
+        .find(|(tli, len)| h.pg.wal.holds(*tli, *len) && copies(*tli, *len) <= acks);
     few.map(|(tli, len)| {
         format!("{} is rewound while {tli}/{len} is on {} others", h.name, copies(tli, len))
     })
