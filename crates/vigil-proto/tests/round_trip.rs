@@ -7,6 +7,7 @@ use vigil_core::command::{Command, OperationResult, Progress, Refusal, RefusalCo
 use vigil_core::event::{EventKind, Phase};
 use vigil_core::group::Settings;
 use vigil_core::ids::{Epoch, NodeId, RuleId};
+use vigil_core::limits::Limits;
 use vigil_core::message::{
     Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Server, Welcome,
 };
