@@ -222,11 +222,7 @@ suite_lab_tests() { "$ROOT/scripts/lab-tests" --json "$WORK/lab-tests.json"; }
 
 # The last drill made two nodes anew: Prometheus has to find them, and rates need a minute of samples.
 suite_panels() {
-    for _ in {1..5}; do
-        if "$ROOT/scripts/check-panels"; then return; fi
-        sleep 20
-    done
-    return 1
+    wait_for 100 "$ROOT/scripts/check-panels"
 }
 
 suite_down_v() {
