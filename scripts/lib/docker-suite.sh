@@ -124,8 +124,8 @@ suite_preflight() {
     refuses 'port 9187 is busy: container lab-busy-port' scripts/health-check.sh
     refuses 'port 9187 is busy: container lab-busy-port' scripts/lab up --docker
     docker rm -f lab-busy-port >/dev/null
-    # Compose itself, without any .env file, and the older Compose.
-    refuses 'POSTGRES_PASSWORD' "${COMPOSE[@]}" -f docker/docker-compose.yml config
+    # Compose itself, without any .env file (it names whichever variable it comes to first), and the older Compose.
+    refuses '_PASSWORD' "${COMPOSE[@]}" -f docker/docker-compose.yml config
     ! type -P docker-compose >/dev/null || docker-compose --env-file .env.test -f docker/docker-compose.yml config -q
     "${COMPOSE[@]}" --env-file .env.prod config -q
     [[ -z $(lab_containers) ]]
