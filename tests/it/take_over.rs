@@ -114,6 +114,9 @@ fn a_primary_and_its_standby_are_taken_over_as_they_are() {
     assert_eq!(lab.value("node1", "show wal_sender_timeout").as_deref(), Some("2s"));
 
     writers.wait_until_steady();
+    // node2 was away for a moment, and node1 may have gone on alone: until their rule is confirmed
+    // again node2 would rightly not be promoted.
+    lab.wait_until_whole(secs(30));
     lab.kill("node1", Part::All);
     lab.wait_for("node2 takes over", secs(20), |s| s.primary() == Some("node2"));
     lab.start("node1");
