@@ -39,9 +39,12 @@ fn maintenance_of_a_standby_survives_restarts_of_everything() {
     lab.wait_for("a primary serves", secs(40), |s| s.primary().is_some());
     lab.wait_for("node3 is still in maintenance", secs(20), rests);
     assert!(lab.postgres_processes("node3").is_empty());
-    // A failover goes past it.
+    // A failover goes past it. What was shown at first may have been the monitor's memory.
     writers.wait_until_steady();
-    let primary = lab.primary();
+    let settled = |s: &crate::harness::State| s.primary().is_some() && s.waits_for_nothing();
+    let state = lab.wait_for("the group has settled", secs(20), settled);
+    let primary = state.primary().unwrap().to_owned();
+    writers.wait_until_steady();
     let other = if primary == "node1" { "node2" } else { "node1" };
     lab.kill(&primary, Part::Postgres);
     lab.wait_for("the other one takes over", secs(20), |s| s.primary() == Some(other));
