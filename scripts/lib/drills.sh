@@ -538,8 +538,9 @@ roles() { show_state | jq -r '[.nodes[] | .nodename + "=" + .reportedstate] | so
 test_down_and_up() {
     local before counts began
     await_settled
-    if [[ $(primary_node) != node1 ]]; then
-        lab_pgctl perform-switchover --to node1 >/dev/null || fail "no switchover to node1"
+    # Not the one that would lead in a new cluster, nor the one with the highest priority.
+    if [[ $(primary_node) != node2 ]]; then
+        lab_pgctl perform-switchover --to node2 >/dev/null || fail "no switchover to node2"
         await_settled
     fi
     before=$(primary_node) counts=$(count_rows "$(primary_service)")

@@ -31,6 +31,10 @@ const BUSY_LOOK_MS: u64 = 4;
 /// monitor at once-ish, with one long enough for a handover.
 const LEAVE_ALONE_MS: u64 = 1_500;
 const LEAVE_MS: u64 = 20_000;
+/// A primary keeps to itself for so long that it was asked to stop, in milliseconds, and goes on
+/// serving: where the group is stopped as a whole (`docker compose down`), the others have said so by
+/// then, and it is not handed from one to the next but comes back as it was.
+const LEAVE_TOGETHER_MS: u64 = 500;
 
 /// What happens to a keeper.
 #[derive(Clone, PartialEq, Debug)]
@@ -210,6 +214,7 @@ impl NodeDriver {
             self.retry.as_ref().map(|retry| retry.not_before_ms),
             // An isolated primary stops then.
             Some(self.heard_ms + settings.silence_ms() + 1),
+            self.leaving_since_ms.map(|since| since + LEAVE_TOGETHER_MS),
             self.leaving_since_ms.map(|since| since + LEAVE_ALONE_MS),
             self.leaving_since_ms.map(|since| since + LEAVE_MS),
         ];

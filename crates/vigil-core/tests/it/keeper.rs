@@ -325,6 +325,24 @@ fn an_isolated_primary_fences_itself_and_nobody_else_does() {
     assert_eq!(standby_now.sees(attached(2, 8, true)), [], "it leads nothing any more");
 }
 
+/// A group that is stopped as a whole comes back as it was: its standbys say at once that they leave,
+/// its primary half a second later, when it is known whether anybody stays to hand over to.
+#[test]
+fn a_primary_lets_the_others_say_first_that_they_leave() {
+    let said_after = |server: ServerView, ms: u64| {
+        let mut keeper = Keeper::welcomed(record(1));
+        keeper.sees(server);
+        keeper.take(NodeInput::Leave).unwrap();
+        assert!(keeper.driver.wake_in_ms(t(keeper.ms)) <= 500);
+        keeper.ms += ms;
+        keeper.take(NodeInput::Tick).unwrap();
+        keeper.sent.last().unwrap().leaving
+    };
+    assert!(said_after(standby(), 0));
+    assert!(!said_after(primary(&[(2, 10)]), 499));
+    assert!(said_after(primary(&[(2, 10)]), 500));
+}
+
 /// Covered = W members of the rule have flushed the end of WAL that was read after it came in
 /// force; then, not before, older rules may be forgotten.
 #[test]

@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use super::Lab;
 use super::host::Part;
 use crate::harness::process::{self, Process};
-use crate::harness::secs;
+use crate::harness::{millis, secs};
 
 impl Lab {
     /// SIGKILL: of everything at once it is the loss of power.
@@ -61,9 +61,10 @@ impl Lab {
         self.wait_for_end(name);
     }
 
-    /// SIGTERM to several daemons at once.
+    /// SIGTERM to several daemons, one after the other as fast as Docker may do it on a busy machine.
     pub(crate) fn stop_together(&mut self, names: &[&str]) {
-        for name in names {
+        for (i, name) in names.iter().enumerate() {
+            std::thread::sleep(millis(if i == 0 { 0 } else { 60 }));
             let daemon = self.host(name).daemon.as_ref().expect("the daemon is running");
             daemon.process.signal(Signal::TERM);
         }

@@ -1,6 +1,6 @@
 //! What a keeper says of itself.
 
-use super::{NodeDriver, NodeOutput};
+use super::{LEAVE_TOGETHER_MS, NodeDriver, NodeOutput};
 use crate::ids::Now;
 use crate::message::{Following, Goal, Problem, Report, Server};
 use crate::mutation::{Mutation, broken};
@@ -17,7 +17,7 @@ impl NodeDriver {
             return;
         }
         let Some(seen) = &self.seen else { return };
-        let report = self.report(seen);
+        let report = self.report(seen, now);
         let due =
             now.mono_ms.saturating_sub(self.sent_ms) >= self.record.settings.heartbeat_interval_ms;
         let news = self.last_sent.as_ref().is_none_or(|last| material(last) != material(&report));
@@ -28,7 +28,7 @@ impl NodeDriver {
         }
     }
 
-    fn report(&self, seen: &Observed) -> Report {
+    fn report(&self, seen: &Observed, now: Now) -> Report {
         let up = match &seen.server {
             ServerView::Up(up) => Some(up),
             _ => None,
@@ -64,7 +64,7 @@ impl NodeDriver {
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
             usable: self.record.is_whole() && cluster.is_some(),
             prepared: self.memory.prepared,
-            leaving: self.leaving_since_ms.is_some(),
+            leaving: self.says_that_it_leaves(seen, now),
             delayed: self.record.delayed,
             limits: up.map(|up| up.limits),
             problem: self.problem(seen),
@@ -72,6 +72,12 @@ impl NodeDriver {
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
+    }
+
+    fn says_that_it_leaves(&self, seen: &Observed, now: Now) -> bool {
+        let Some(since) = self.leaving_since_ms else { return false };
+        let leads = matches!(&seen.server, ServerView::Up(up) if !up.in_recovery);
+        !leads || now.mono_ms.saturating_sub(since) >= LEAVE_TOGETHER_MS
     }
 
     fn problem(&self, seen: &Observed) -> Option<Problem> {
