@@ -270,6 +270,9 @@ impl NodeDriver {
         let pairs = room.settings().into_iter().zip(own.settings());
         let larger = pairs.filter(|((_, needed), (_, own))| needed > own);
         let words: Vec<String> = larger.map(|((n, needed), _)| format!("{n} {needed}")).collect();
+        if words.is_empty() {
+            return; // it has got as much meanwhile
+        }
         let text = format!(
             "{} starts with {} from now on, as another node has it",
             self.record.name,

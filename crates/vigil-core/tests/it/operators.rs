@@ -8,7 +8,7 @@ use vigil_core::group::Plan;
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::limits::Limits;
 use vigil_core::message::{Goal, Report, Server};
-use vigil_core::node::observed::{Observed, ServerView};
+use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::step::Step;
 use vigil_core::node::{Circumstances, Next, next_step};
 use vigil_core::state::NodeState;
@@ -413,8 +413,18 @@ fn a_standby_makes_room_when_it_is_told() {
     let steps = steps(out);
     assert!(matches!(steps[..], [Step::Stop { .. }]), "{steps:?}");
     (told.seq, told.room) = (7, None);
-    driver.handle(NodeInput::Order(told), now);
+    driver.handle(NodeInput::Order(told.clone()), now);
     assert_eq!(driver.record().room, Some(with_connections(200)));
     let notice = driver.record().notices.last().unwrap();
     assert!(notice.text.contains("max_connections 200 from now on"), "{notice:?}");
+
+    // What it has got by itself meanwhile is no event.
+    let mut driver = NodeDriver::new(record(2), now);
+    let Observed { data, server: ServerView::Up(server) } = seen else { unreachable!() };
+    let server = UpView { limits: with_connections(300), ..server };
+    driver.handle(NodeInput::Observed(Observed { data, server: ServerView::Up(server) }), now);
+    (told.seq, told.room) = (8, Some(with_connections(300)));
+    driver.handle(NodeInput::Order(told), now);
+    assert_eq!(driver.record().room, Some(with_connections(300)));
+    assert_eq!(driver.record().notices.len(), 0);
 }
