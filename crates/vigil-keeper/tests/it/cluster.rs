@@ -257,7 +257,6 @@ impl Cluster {
                 return ms;
             }
             if start.elapsed() > Duration::from_secs(seconds) {
-                self.tell_logs();
                 panic!("{what} did not happen in {seconds} s: {view:#?}");
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -266,7 +265,8 @@ impl Cluster {
 
     fn tell_logs(&self) {
         for node in &self.nodes {
-            let text = node.log_text();
+            // A node that was never started has none.
+            let text = std::fs::read_to_string(node.log()).unwrap_or_default();
             let lines: Vec<&str> = text.lines().collect();
             eprintln!("--- {}", node.name);
             for line in &lines[lines.len().saturating_sub(40)..] {
@@ -312,6 +312,9 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_logs();
+        }
         for node in &mut self.nodes {
             if let Some(mut process) = node.process.take() {
                 let _ = process.kill();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, Notify, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -25,7 +25,8 @@ pub(crate) struct Memory {
     inner: Mutex<Inner>,
     next_stream: AtomicU64,
     next_id: AtomicI64,
-    stopped: Notify,
+    /// Changes when all streams are lost; who is busy just then sees it afterwards.
+    stopped: watch::Sender<()>,
 }
 
 struct Inner {
@@ -43,7 +44,7 @@ impl Memory {
         let inner = Inner { driver, outboxes: HashMap::new(), streams: HashMap::new() };
         let inner = Mutex::new(inner);
         let (next_stream, next_id) = (AtomicU64::new(1), AtomicI64::new(1));
-        Arc::new(Memory { clock, inner, next_stream, next_id, stopped: Notify::new() })
+        Arc::new(Memory { clock, inner, next_stream, next_id, stopped: watch::Sender::new(()) })
     }
 
     fn now(&self) -> Now {
@@ -99,7 +100,7 @@ impl Memory {
 
     /// All streams are lost.
     pub(crate) fn close_all(&self) {
-        self.stopped.notify_waiters();
+        self.stopped.send_replace(());
     }
 
     pub(crate) async fn tick(self: Arc<Self>) {
@@ -122,6 +123,7 @@ impl pb::keepers_server::Keepers for Server {
     ) -> Result<Response<Self::AttendStream>, Status> {
         let memory = Arc::clone(&self.0);
         let (outbox, answers) = mpsc::channel(256);
+        let mut stopped = memory.stopped.subscribe();
         tokio::spawn(async move {
             let stream = memory.next_stream.fetch_add(1, Ordering::Relaxed);
             memory.inner.lock().await.outboxes.insert(stream, outbox.clone());
@@ -129,7 +131,7 @@ impl pb::keepers_server::Keepers for Server {
             loop {
                 let next = tokio::select! {
                     next = inbound.next() => next,
-                    () = memory.stopped.notified() => break,
+                    _ = stopped.changed() => break,
                 };
                 let Some(Ok(message)) = next else { break };
                 let input = match KeeperMessage::try_from(message).unwrap() {
