@@ -256,9 +256,8 @@ impl Cluster {
                 eprintln!("after {ms} ms: {what}");
                 return ms;
             }
-            if start.elapsed() > Duration::from_secs(seconds) {
-                panic!("{what} did not happen in {seconds} s: {view:#?}");
-            }
+            let in_time = start.elapsed() <= Duration::from_secs(seconds);
+            assert!(in_time, "{what} did not happen in {seconds} s: {view:#?}");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
