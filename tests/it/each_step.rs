@@ -266,6 +266,11 @@ impl Group<'_> {
             }
             _ => {}
         }
+        // The monitor answers after whatever it was held back with: its state is not of before that.
+        self.lab.wait_until("the monitor answers", secs(20), || {
+            let as_it_is = ["set-formation", "--number-sync-standbys", "0"];
+            matches!(self.lab.pgctl(&as_it_is).code, Some(0 | 5))
+        });
         self.lab.wait_for("the group is whole", secs(60), |s| s.is_whole(3));
     }
 }
