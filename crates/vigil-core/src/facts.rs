@@ -199,13 +199,31 @@ impl Facts {
             return;
         }
         self.woke_ms = Some(now.mono_ms);
-        for node in self.nodes.values_mut() {
-            for at in [&mut node.heard_ms, &mut node.streamed_ms, &mut node.closed_ms] {
-                *at = at.map(|ms| (ms + gap).min(now.mono_ms));
-            }
-        }
-        for at in [&mut self.started_ms, &mut self.plan_since.mono_ms, &mut self.rule_since_ms] {
+        self.allow(gap, now);
+        for at in [&mut self.plan_since.mono_ms, &mut self.rule_since_ms] {
             *at = (*at + gap).min(now.mono_ms);
         }
+    }
+
+    /// Settings that allow less silence begin with a fresh deadline for whoever was in time by the
+    /// old ones: a node that spoke once in five seconds was not late.
+    pub fn note_settings(&mut self, old: &Settings, new: &Settings, now: Now) {
+        self.allow(old.silence_ms().saturating_sub(new.silence_ms()), now);
+    }
+
+    /// Takes everybody's silence for so much shorter than it was. What was said before a stream
+    /// ended is still said before its end: it answers no question about that.
+    fn allow(&mut self, ms: u64, now: Now) {
+        let said = |at: u64| (at + ms).min(now.mono_ms.saturating_sub(1)).max(at);
+        let ended = |at: u64| (at + ms).min(now.mono_ms);
+        if ms == 0 {
+            return;
+        }
+        for node in self.nodes.values_mut() {
+            node.heard_ms = node.heard_ms.map(said);
+            node.streamed_ms = node.streamed_ms.map(said);
+            node.closed_ms = node.closed_ms.map(ended);
+        }
+        self.started_ms = ended(self.started_ms);
     }
 }

@@ -178,6 +178,7 @@ impl GroupDriver {
             }
             GroupInput::Tick => {}
         }
+        self.facts.note_settings(&before.group.settings, &self.group.settings, now);
         self.date(&before.group.plan, before.group.rule().map(SyncRule::id), now);
         self.settle(now, &mut out.events);
         if self.group != before.group || !self.incarnated {

@@ -1,13 +1,15 @@
 //! Is the primary lost? Each verdict with its evidence, and what is no evidence.
 
+use vigil_core::command::Command;
 use vigil_core::decide::decide;
 use vigil_core::detect::{Verdict, can_be_won, judge};
+use vigil_core::driver::group::GroupInput;
 use vigil_core::event::Cause;
 use vigil_core::group::Plan;
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::Server;
 
-use crate::support::{Scene, T0, ids, primary_report, rule, standby_report, t};
+use crate::support::{Monitor, Scene, T0, ids, primary_report, rule, standby_report, t};
 
 fn verdict(scene: &Scene, ms: u64) -> Verdict {
     judge(&scene.group, &scene.facts, &scene.rule(), t(ms))
@@ -205,6 +207,40 @@ fn sleep_does_not_turn_old_words_into_answers() {
         scene.facts.note_time(&scene.group.settings, t(T0 + ms));
     }
     suspect(&scene, T0 + 61_001);
+}
+
+/// A shorter heartbeat makes nobody late who was in time by the longer one.
+#[test]
+fn a_shorter_heartbeat_begins_with_a_fresh_deadline() {
+    let mut monitor = Monitor::new(|scene| scene.group.settings.heartbeat_interval_ms = 5_000);
+    let rule = monitor.rule();
+    let pass = |monitor: &mut Monitor, ms: u64| {
+        for _ in 0..ms / 100 {
+            monitor.ms += 90;
+            monitor.take(GroupInput::Tick);
+        }
+    };
+    pass(&mut monitor, 2_400);
+    for n in [2, 3] {
+        monitor.report(n, standby_report(&rule, 2_400));
+    }
+    // The primary was heard 4.7 s ago, and of its WAL the standbys can say nothing newer.
+    pass(&mut monitor, 2_300);
+    let shorter = Command::SetSettings {
+        number_sync_standbys: None,
+        heartbeat_interval_ms: Some(1_000),
+        heartbeat_misses: None,
+    };
+    monitor.command(shorter).0.unwrap();
+    let serving = Plan::Serving { primary: NodeId(1) };
+    assert_eq!(monitor.driver.group().plan, serving, "a healthy primary was replaced");
+    pass(&mut monitor, 2_900);
+    assert_eq!(monitor.driver.group().plan, serving, "its deadline is 3 s from now");
+    for n in [2, 3] {
+        monitor.report(n, standby_report(&rule, 7_600));
+    }
+    pass(&mut monitor, 200);
+    assert!(matches!(monitor.driver.group().plan, Plan::Electing { .. }), "and no longer");
 }
 
 /// An election stops what still runs. It begins only if those who can be reached can end it.
