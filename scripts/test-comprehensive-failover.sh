@@ -41,6 +41,8 @@ test_load_during_failover() {
         if batch=$(appointments 50 'Load during failover' 2>/dev/null); then made=$((made + batch)); else dropped=$((dropped + 1)); fi
         sleep 2
     done
+    # Two batches before the stop, and two of the five after it at the least.
+    ((made >= 200)) || fail "only $made rows could be written"
     start_service "$old"
     await_settled
     [[ $(client_sql "$(app_database)" "with gone as (delete from appointments where chief_complaint = 'Load during failover' returning 1) select count(*) >= $made from gone") == t ]] ||

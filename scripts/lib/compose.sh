@@ -204,10 +204,10 @@ state_of() { # NAME: reportedstate
 
 is_state() { [[ $(state_of "$1") == "$2" ]]; } # NAME STATE
 
-is_settled() { # 1 primary and 2 secondaries, all well
+is_settled() { # 1 primary and 2 secondaries that its sync rule counts, nothing on its way
     show_state | jq -e '([.nodes[] | select(.reportedstate == "primary" and .health == 1)] | length == 1)
-        and ([.nodes[] | select(.reportedstate == "secondary" and .health == 1)] | length == 2)
-        and (.nodes | length == 3)' >/dev/null
+        and ([.nodes[] | select(.reportedstate == "secondary" and .health == 1 and .sync == "quorum")] | length == 2)
+        and (.nodes | length == 3) and (.waiting_on | length == 0)' >/dev/null
 }
 
 is_primary_other_than() { # NODE

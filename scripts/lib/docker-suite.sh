@@ -120,7 +120,7 @@ suite_preflight() {
     chmod 755 "$WORK/old-compose"/*
     refuses 'Compose 1.25.0 is too old' env PATH="$WORK/old-compose:$PATH" scripts/health-check.sh
     # Somebody has a port of ours.
-    docker run -d --rm --name lab-busy-port -p 127.0.0.1:9187:80 "$(sed -n 's/^ARG DEBIAN_IMAGE=//p' docker/Dockerfile)" sleep 60 >/dev/null
+    docker run -d --rm --name lab-busy-port -p 127.0.0.1:9187:80 "$(sed -n 's/^ARG DEBIAN_IMAGE=//p' docker/Dockerfile)" sleep 600 >/dev/null
     refuses 'port 9187 is busy: container lab-busy-port' scripts/health-check.sh
     refuses 'port 9187 is busy: container lab-busy-port' scripts/lab up --docker
     docker rm -f lab-busy-port >/dev/null

@@ -117,6 +117,16 @@ smoke_bad_usage_is_one_error_line() {
 smoke_keeper_killed_leaves_postgres_alone() {
     local TMP_ERR=$PGVIGIL_LAB_DIR/../stderr pid
     pid=$(scripts/lab pid node1 postgres)
+    # One that is written to: an idle primary whose keeper is away for three heartbeats is replaced.
+    sql_on 5432 "do \$\$ begin
+        for i in 1..600 loop
+            perform pg_logical_emit_message(true, 'smoke', '');
+            commit;
+            perform pg_sleep(0.1);
+        end loop;
+    end \$\$" &
+    # shellcheck disable=SC2064 # this one
+    trap "kill $! 2>/dev/null || true" EXIT
     scripts/lab kill node1 keeper
     expect_error 4 'the keeper of node1 is not running' scripts/lab pid node1 keeper
     sql_on 5432 'insert into smoke values (43)'

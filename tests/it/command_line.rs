@@ -235,7 +235,7 @@ fn the_read_only_commands_keep_their_contract() {
             with_json.push("--json");
             expect_json_error(&lab.pgctl(&with_json), 4);
         }
-        assert!(lab.state().unwrap().is_whole(3));
+        lab.wait_until_whole(secs(20));
     };
     let where_the_monitor_is_told = || {
         let host = lab.monitor_url().replace("http://", "");

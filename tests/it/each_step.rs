@@ -155,7 +155,12 @@ impl Group<'_> {
             Operation::Switchover => {
                 // In the background: its answer may have to wait for the pause.
                 let mut command = self.lab.pgctl_command(&["perform-switchover", "--no-wait"]);
-                thread::spawn(move || run(&mut command, secs(60)));
+                // A monitor that the machine has held up refuses it for a heartbeat.
+                thread::spawn(move || {
+                    while run(&mut command, secs(60)).code == Some(5) {
+                        thread::sleep(millis(100));
+                    }
+                });
                 primary
             }
             Operation::Failover => {
@@ -169,7 +174,8 @@ impl Group<'_> {
             Operation::FailoverBehind => {
                 // The best candidate misses what only the other one has got.
                 let names = self.lab.others(&[&primary, FOUNDER]);
-                for (name, priority) in [(&names[0], "90"), (&names[1], "10")] {
+                // The other one lends it, and never wins, however slow the best one is.
+                for (name, priority) in [(&names[0], "90"), (&names[1], "0")] {
                     self.lab.ok(&["set-node", name, "--candidate-priority", priority]);
                 }
                 self.lab.kill(&names[0], Part::All);
@@ -200,8 +206,14 @@ impl Group<'_> {
                 for standby in &standbys {
                     self.lab.start(standby);
                 }
-                self.lab.wait_for("another one takes over", secs(30), |s| {
-                    s.primary().is_some_and(|p| p != primary)
+                let state = self.lab.wait_for("another one has taken over", secs(30), |s| {
+                    s.primary().is_some_and(|p| p != primary) && s.waits_for_nothing()
+                });
+                // What a rewind needs of it: a checkpoint on its own timeline.
+                let own = "select timeline_id = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+                    from pg_control_checkpoint()";
+                self.lab.wait_until("a rewind is possible", secs(30), || {
+                    self.lab.value(state.primary().unwrap(), own).as_deref() == Some("t")
                 });
                 self.lab.start(&primary);
                 primary
@@ -253,6 +265,14 @@ impl Group<'_> {
                 self.lab.ok(&["--group", &group, "drop-node", FOUNDER]);
                 assert_eq!(self.lab.wait_for_exit(FOUNDER, secs(30)), Some(0));
             }
+            Operation::FailoverBehind => {
+                self.lab.wait_until("all may lead again", secs(20), || {
+                    ["node1", "node2", "node3"].iter().all(|node| {
+                        let priority = ["set-node", node, "--candidate-priority", "50"];
+                        self.lab.pgctl(&priority).code == Some(0)
+                    })
+                });
+            }
             Operation::Maintenance => {
                 self.lab.wait_until("maintenance is over", secs(20), || {
                     self.lab.pgctl(&["disable-maintenance", about]).code == Some(0)
@@ -266,7 +286,7 @@ impl Group<'_> {
             let back = ["set-formation", "--number-sync-standbys", "0"];
             self.lab.pgctl(&back).code == Some(0)
         });
-        self.lab.wait_for("the group is whole", secs(60), |s| s.is_whole(3));
+        self.lab.wait_until_so_many_are_whole(3, secs(60));
     }
 }
 

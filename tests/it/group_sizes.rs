@@ -16,10 +16,15 @@ enum Seen {
     UntilBack,
 }
 
-/// Longer than this is noticed.
-const NOTICED: Duration = secs(1);
-/// Writes that do not go on by themselves within this time wait for what was lost.
-const BY_THEMSELVES: Duration = secs(6);
+/// Longer than this is noticed; the rest is the machine's own.
+const NOTICED: Duration = secs(2);
+/// A pause would have begun: the silence after which a primary stops that nobody hears.
+const BEGUN: Duration = secs(4);
+/// Writes that do not go on by themselves within this time wait for what was lost: the silence and
+/// a failover, several times over.
+const BY_THEMSELVES: Duration = secs(12);
+/// A pause that ends late is a pause.
+const AT_LAST: Duration = secs(40);
 
 struct Row {
     nodes: usize,
@@ -36,9 +41,8 @@ fn run_row(lab: &mut Lab, writers: &Writers, row: &Row) -> String {
     let began = Instant::now();
     lab.kill_together(&lost);
     let resumed = |since: Instant| writers.acked_since(since) > 0;
-    // Long enough that a pause would have begun.
-    thread::sleep(millis(1_500));
-    let until = began + BY_THEMSELVES;
+    thread::sleep(BEGUN);
+    let until = began + if row.expected == Seen::UntilBack { BY_THEMSELVES } else { AT_LAST };
     let mut mark = Instant::now();
     let mut goes_on = false;
     while !goes_on && Instant::now() < until {
@@ -78,7 +82,6 @@ fn run_row(lab: &mut Lab, writers: &Writers, row: &Row) -> String {
 fn a_group_of(nodes: usize, number_sync_standbys: u32) {
     let mut lab = Lab::builder()
         .nodes(nodes)
-        .heartbeat(millis(250))
         .number_sync_standbys(number_sync_standbys)
         .limit(secs(300))
         .start();

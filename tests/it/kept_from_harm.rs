@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::harness::{Lab, Part, Writers, millis, postgres_bin, run, secs};
+use crate::harness::{Lab, Part, Writers, config, millis, postgres_bin, query, run, secs};
 
 /// Adds lines to a node's `postgresql.conf`, as its user would: before our include, which stays the
 /// last line.
@@ -37,7 +37,7 @@ fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     lab.wait_for("node3 takes over", secs(20), |s| s.primary() == Some("node3"));
     lab.start("node1");
     // Postgres does not connect before it has replayed, late, what it has.
-    lab.wait_for("all follow", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
     let conf = lab.data_dir("node2").join("postgresql.conf");
     let text = fs::read_to_string(&conf).unwrap();
     fs::write(&conf, text.replace("recovery_min_apply_delay = '15s'", "")).unwrap();
@@ -58,7 +58,7 @@ fn a_delayed_standby_is_no_candidate_and_small_limits_are_raised() {
     assert_eq!(lab.primary(), primary);
     let started = |node: &str| lab.value(node, "select pg_postmaster_start_time()").unwrap();
     let before = started(standby);
-    lab.ok(&["perform-switchover", "--to", "node1"]);
+    lab.change(&["perform-switchover", "--to", "node1"]);
     lab.wait_until_whole(secs(60));
     assert!(has_room(primary), "it had to start anyway");
     let after = started(primary);
@@ -119,7 +119,7 @@ fn wal_that_is_given_up_is_kept_and_where_a_rewind_is_impossible_a_clone_helps()
     assert!(fs::read_dir(&first).unwrap().count() > 0, "{}", first.display());
 
     // Once more, and what a rewind would have to read is gone.
-    lab.ok(&["perform-switchover", "--to", "node1"]);
+    lab.change(&["perform-switchover", "--to", "node1"]);
     lab.wait_until_whole(secs(30));
     diverge(&mut lab, &writers);
     let mut command = lab.workdir().command(postgres_bin().join("pg_controldata"), &data);
@@ -146,7 +146,7 @@ fn wal_that_is_given_up_is_kept_and_where_a_rewind_is_impossible_a_clone_helps()
 
 #[test]
 fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
-    let mut lab = Lab::builder().heartbeat(millis(250)).limit(secs(300)).prepare();
+    let mut lab = Lab::builder().limit(secs(300)).prepare();
     lab.set_option("monitor", "--max-failovers", "2");
     lab.set_option("monitor", "--failover-window", "10m");
     lab.start_all();
@@ -174,10 +174,10 @@ fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
 
     // Two failovers by themselves, the third waits for an operator.
     for _ in 0..2 {
-        let primary = lab.primary();
-        lab.kill(&primary, Part::Postgres);
-        lab.wait_for("another one takes over", secs(20), |s| {
-            s.primary().is_some_and(|p| p != primary)
+        let epoch = lab.state().unwrap().highest_epoch();
+        lab.kill(&lab.primary(), Part::Postgres);
+        lab.wait_for("a failover is over", secs(20), |s| {
+            s.primary().is_some() && s.highest_epoch() > epoch
         });
         lab.wait_until_whole(secs(60));
         writers.wait_until_steady();
@@ -185,12 +185,13 @@ fn what_fails_again_and_again_is_quarantined_and_failovers_are_limited() {
     let primary = lab.primary();
     let killed = Instant::now();
     lab.kill(&primary, Part::Postgres);
+    lab.wait_for("the loss is known", secs(10), |s| s.primary().is_none());
     lab.wait_until("the limit is told", secs(10), || {
         lab.has_finding(&primary, "failovers_limited")
     });
     let waits = lab.ok(&["explain"]).stdout;
     assert!(waits.contains("perform-failover"), "{waits}");
-    lab.holds("nobody takes over", secs(4), || lab.state().is_ok_and(|s| s.primary().is_none()));
+    lab.holds("nobody takes over", secs(4), || !lab.state().is_ok_and(|s| s.primary().is_some()));
     lab.do_as_told(&primary, "failovers_limited");
     lab.wait_for("somebody serves", secs(20), |s| s.primary().is_some());
     println!("back {:?} after the kill, by command", killed.elapsed());
@@ -208,7 +209,7 @@ fn wal_bytes(lab: &Lab, node: &str) -> u64 {
 #[test]
 fn a_standby_that_is_away_does_not_fill_the_disk_and_is_cloned_when_it_comes_back() {
     const MB: u64 = 1 << 20;
-    let mut lab = Lab::builder().heartbeat(millis(250)).limit(secs(300)).start();
+    let mut lab = Lab::builder().limit(secs(300)).start();
     let writers = lab.writers(2);
     let small = "max_slot_wal_keep_size = '64MB'\nwal_keep_size = '0'\nmax_wal_size = '64MB'\n\
                  min_wal_size = '32MB'";
@@ -232,14 +233,15 @@ fn a_standby_that_is_away_does_not_fill_the_disk_and_is_cloned_when_it_comes_bac
     let mut most = 0;
     for _ in 0..16 {
         let fill = "insert into ballast select repeat('x', 1000) from generate_series(1, 16000)";
-        lab.sql(&primary, fill).unwrap();
-        lab.sql(&primary, "checkpoint").unwrap();
+        for statement in [fill, "checkpoint"] {
+            query(&config(&lab.address(&primary)), statement, secs(60)).unwrap();
+        }
         most = most.max(wal_bytes(&lab, &primary));
     }
     println!("at most {} MB of WAL", most / MB);
     assert!(most < 200 * MB, "{} MB of WAL are kept for a node that is away", most / MB);
     lab.start(&away);
-    lab.wait_until_whole(secs(60));
+    lab.wait_until_whole(secs(120));
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);
 }

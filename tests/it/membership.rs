@@ -22,9 +22,9 @@ fn nodes_join_leave_and_move_while_clients_write() {
 
     // From one to three.
     lab.start("node2");
-    lab.wait_for("two nodes", secs(60), |s| s.is_whole(2));
+    lab.wait_until_so_many_are_whole(2, secs(60));
     lab.start("node3");
-    lab.wait_for("three nodes", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
     writers.wait_until_steady();
 
     // A node that lives is told: it stops, keeps its data, and ends.
@@ -33,7 +33,7 @@ fn nodes_join_leave_and_move_while_clients_write() {
     assert_eq!(lab.wait_for_exit("node3", secs(20)), Some(0));
     assert!(lab.postgres_processes("node3").is_empty());
     assert!(lab.data_dir("node3").join("PG_VERSION").exists());
-    lab.wait_for("two nodes are left", secs(20), |s| s.is_whole(2));
+    lab.wait_until_so_many_are_whole(2, secs(20));
     lab.wait_for_event("node", "node3 has left the group", secs(5));
     let slots = "select count(*) from pg_replication_slots where slot_name like 'pgvigil%'";
     lab.wait_until("its slot is gone", secs(10), || {
@@ -41,7 +41,7 @@ fn nodes_join_leave_and_move_while_clients_write() {
     });
     // Started again, it is a new node.
     lab.start("node3");
-    lab.wait_for("three nodes again", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
     assert!(node_id(&lab, "node3") > old_id);
 
     // One that is dead cannot be told: only by force; and it may come back.
@@ -51,11 +51,11 @@ fn nodes_join_leave_and_move_while_clients_write() {
     refused.expect_code(5).expect_one_error_line();
     assert!(refused.stderr.contains("--force"), "{refused:#?}");
     lab.ok(&["drop-node", "node3", "--force"]);
-    lab.wait_for("two nodes are left", secs(20), |s| s.is_whole(2));
+    lab.wait_until_so_many_are_whole(2, secs(20));
     lab.pgctl(&["drop-node", "node3"]).expect_code(4).expect_one_error_line();
     lab.pgctl(&["drop-node", "node1"]).expect_code(5).expect_one_error_line();
     lab.start("node3");
-    lab.wait_for("three nodes again", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
 
     // A node that returns under another address, as standby and as primary.
     lab.stop("node2", Part::All);
@@ -63,7 +63,7 @@ fn nodes_join_leave_and_move_while_clients_write() {
     lab.set_option("node2", "--host", "127.0.0.2");
     lab.start("node2");
     lab.wait_until_whole(secs(60));
-    lab.ok(&["perform-switchover", "--to", "node2"]);
+    lab.change(&["perform-switchover", "--to", "node2"]);
     lab.wait_until_whole(secs(60));
     let upstream = |node: &str| lab.value(node, "show primary_conninfo").unwrap_or_default();
     for node in ["node1", "node3"] {
@@ -99,8 +99,8 @@ fn wiped_data_is_cloned_and_foreign_data_or_a_second_keeper_is_refused() {
     // The disk is new, or only the data is gone under a keeper that runs.
     lab.kill("node3", Part::All);
     fs::remove_dir_all(lab.data_dir("node3")).unwrap();
-    lab.start("node3");
-    lab.wait_for("node3 is back, as a new node", secs(60), |s| s.is_whole(3));
+    lab.start_when_missed("node3");
+    lab.wait_until_so_many_are_whole(3, secs(60));
     assert!(node_id(&lab, "node3") > id);
     let data = lab.data_dir("node3");
     lab.freeze("node3", Part::Keeper);
@@ -108,7 +108,7 @@ fn wiped_data_is_cloned_and_foreign_data_or_a_second_keeper_is_refused() {
     fs::remove_dir_all(&data).unwrap();
     lab.thaw("node3");
     lab.wait_until("node3 has data again", secs(60), || data.join("PG_VERSION").exists());
-    lab.wait_for("node3 is back", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
     writers.wait_until_steady();
 
     // Another cluster in the place of its data: refused, and not touched.
@@ -126,7 +126,7 @@ fn wiped_data_is_cloned_and_foreign_data_or_a_second_keeper_is_refused() {
     fs::remove_dir_all(&data).unwrap();
     fs::rename(&aside, &data).unwrap();
     lab.start("node3");
-    lab.wait_for("node3 is back", secs(60), |s| s.is_whole(3));
+    lab.wait_until_so_many_are_whole(3, secs(60));
 
     // A second keeper for the same directory, under whatever name and ports.
     lab.add_node("node9");
@@ -149,7 +149,7 @@ fn wiped_data_is_cloned_and_foreign_data_or_a_second_keeper_is_refused() {
         }
     }
     lab.remove_host("node9");
-    let state = lab.wait_for("nobody was disturbed", secs(10), |s| s.is_whole(3));
+    let state = lab.wait_until_so_many_are_whole(3, secs(10));
     assert_eq!(state.nodes.len(), 3);
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);
@@ -188,21 +188,25 @@ fn formations_and_groups_are_made_kept_apart_and_dropped() {
     of_second(&["set-formation", "--heartbeat-misses", "4"]).expect_code(0);
     // A node name without its group is not enough where there are several.
     of_second(&["perform-failover"]).expect_code(2).expect_one_error_line();
-    of_second(&["--group", "0", "perform-failover"]).expect_code(0);
-    assert!(lab.state().unwrap().is_whole(1), "the first formation is another one");
+    let moved = of_second(&["--group", "0", "perform-failover", "--json"]);
+    moved.expect_code(0);
+    // The first formation is another one.
+    lab.wait_until_so_many_are_whole(1, secs(10));
 
     // Empty it: the standby, then the primaries, which are the last of their groups.
     let refused = of_second(&["drop-formation", "second"]);
     refused.expect_code(5).expect_one_error_line();
     lab.pgctl(&["drop-formation", "default"]).expect_code(5).expect_one_error_line();
-    let standby = if lab.is_in_recovery("node2") == Some(true) { "node2" } else { "node3" };
-    let primary = if standby == "node2" { "node3" } else { "node2" };
+    let primary = if moved.json()["to"] == "node2" { "node2" } else { "node3" };
+    let standby = if primary == "node2" { "node3" } else { "node2" };
     for (group, node) in [("0", standby), ("0", primary), ("1", "node4")] {
-        let mut args = vec!["--formation", "second", "--group", group, "drop-node", node];
-        let done = lab.pgctl(&args);
-        done.expect_code(0);
-        args.clear();
+        let args = ["--formation", "second", "--group", group, "drop-node", node];
+        lab.pgctl(&args).expect_code(0);
         assert_eq!(lab.wait_for_exit(node, secs(20)), Some(0), "{node}");
+        lab.wait_until(&format!("{node} has left the record"), secs(10), || {
+            let output = lab.pgctl(&["--formation", "second", "show-state", "--json"]);
+            crate::harness::State::parse(&output.stdout).is_ok_and(|s| s.node(node).is_none())
+        });
     }
     let state = lab.pgctl(&["--formation", "second", "show-state", "--json"]).json();
     assert_eq!(state["nodes"].as_array().map(Vec::len), Some(0), "{state}");

@@ -133,7 +133,11 @@ fn inflict(lab: &mut Lab, writers: &Writers, random: &mut Random, fault: Fault, 
                 order by application_name desc limit 1";
             let pid = lab.value(target, statement).and_then(|p| p.parse().ok());
             if let Some(backend) = pid.and_then(Process::of) {
+                let before = lab.postmaster(target);
                 backend.signal(Signal::KILL);
+                lab.wait_until("the server ends with its backend", secs(10), || {
+                    lab.postmaster(target) != before
+                });
             } else {
                 lab.kill(target, Part::Postgres);
             }
@@ -165,8 +169,14 @@ fn inflict(lab: &mut Lab, writers: &Writers, random: &mut Random, fault: Fault, 
             lab.network().cable(target, true);
         }
         Switchover => {
-            let answer = lab.pgctl(&["perform-failover", "--json"]);
-            answer.expect_code(0);
+            // Refused or given up where the load itself makes a change at this moment.
+            lab.wait_until("the switchover is done", secs(60), || {
+                match lab.pgctl(&["perform-failover", "--json"]).code {
+                    Some(0) => true,
+                    Some(5 | 7) => false,
+                    code => panic!("perform-failover ended with {code:?}"),
+                }
+            });
         }
         MonitorKilled => {
             lab.kill("monitor", Part::All);

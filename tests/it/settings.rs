@@ -72,6 +72,7 @@ fn settings_are_changed_live_each_with_an_event_and_bad_ones_are_refused() {
     let changes = count(&lab, "setting") - before;
     assert_eq!(changes, 11, "one event each: {:?}", lab.events(&["setting"]));
     writers.wait_until_steady();
+    lab.wait_until_whole(secs(30));
     lab.kill("node1", Part::All);
     lab.wait_for("node3 takes over", secs(20), |s| s.primary() == Some("node3"));
     lab.start("node1");

@@ -212,7 +212,7 @@ fn the_keeper_refuses_bad_input_at_start() {
     refuse_all(dir, "vigil-keeper", &args, "--pgdata", &cases);
 
     // Nobody of them stays in the group, and node1 never noticed.
-    let state = lab.wait_for("node1 is alone", secs(20), |s| s.is_whole(1));
+    let state = lab.wait_until_so_many_are_whole(1, secs(20));
     assert_eq!(state.nodes.len(), 1, "{state}");
 }
 
@@ -265,5 +265,5 @@ fn a_keeper_without_a_monitor_says_so_once_and_goes_on_trying() {
     });
     assert!(lab.postgres_processes("node1").is_empty(), "Postgres without an order");
     lab.start("monitor");
-    lab.wait_for("node1 has found its monitor", secs(40), |s| s.is_whole(1));
+    lab.wait_until_so_many_are_whole(1, secs(40));
 }

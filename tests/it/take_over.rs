@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::harness::{Lab, Part, is_root, millis, not_run, postgres_bin, run, secs};
+use crate::harness::{Lab, Part, is_root, not_run, postgres_bin, run, secs};
 
 /// A program of Postgres, as the user that Postgres runs as.
 fn tool(lab: &Lab, home: &Path, program: &str, args: &[&str]) {
@@ -52,7 +52,7 @@ fn start_as_debian(lab: &Lab, node: &str, settings: &str) {
 
 #[test]
 fn a_primary_and_its_standby_are_taken_over_as_they_are() {
-    let mut lab = Lab::builder().nodes(2).heartbeat(millis(250)).limit(secs(240)).prepare();
+    let mut lab = Lab::builder().nodes(2).limit(secs(240)).prepare();
     let (data1, data2) = (lab.data_dir("node1"), lab.data_dir("node2"));
     let home1 = data1.parent().unwrap().to_owned();
     let home2 = data2.parent().unwrap().to_owned();
@@ -80,9 +80,9 @@ fn a_primary_and_its_standby_are_taken_over_as_they_are() {
     lab.wait_until("node2 says that it is a standby", secs(20), || {
         lab.pgctl(&["explain", "node2"]).stdout.contains("standby_alone")
     });
-    lab.holds("node2 stays one", secs(2), || lab.is_in_recovery("node2") == Some(true));
+    lab.holds("node2 stays one", secs(2), || lab.is_in_recovery("node2") != Some(false));
     lab.start("node1");
-    lab.wait_for("both are taken over", secs(60), |s| s.is_whole(2));
+    lab.wait_until_so_many_are_whole(2, secs(60));
     let writers = lab.writers(2);
     writers.wait_until_steady();
     for (node, data, memory) in [("node1", &data1, "5MB"), ("node2", &data2, "6MB")] {
@@ -101,12 +101,19 @@ fn a_primary_and_its_standby_are_taken_over_as_they_are() {
     lab.wait_for_event("setting", "was copied into", secs(5));
 
     // Later too: what would win over ours is found, reset and told.
+    let resets_of_node2 = || {
+        let events = lab.events(&["setting"]);
+        let of_node2 = events.iter().filter(|e| e["nodename"] == "node2");
+        of_node2.filter(|e| e["description"].to_string().contains("primary_conninfo")).count()
+    };
+    let told = resets_of_node2();
     lab.sql("node2", "alter system set primary_conninfo = 'host=192.0.2.1'").unwrap();
     lab.sql("node1", "alter system set wal_sender_timeout = '10min'").unwrap();
     for node in ["node1", "node2"] {
         lab.sql(node, "select pg_reload_conf()").unwrap();
     }
     lab.wait_for_event("setting", "reset wal_sender_timeout", secs(10));
+    lab.wait_until("node2's is reset", secs(10), || resets_of_node2() > told);
     lab.wait_until("node2 streams", secs(20), || {
         lab.value("node2", "select status from pg_stat_wal_receiver").as_deref()
             == Some("streaming")
@@ -137,15 +144,15 @@ fn tablespaces_survive_clones_and_rewinds() {
     if !is_root() {
         return not_run(name, "needs root, to give each node its own directory at the same path");
     }
-    let mut lab = Lab::builder().nodes(2).heartbeat(millis(250)).limit(secs(240)).prepare();
+    let mut lab = Lab::builder().nodes(2).limit(secs(240)).prepare();
     let place = lab.workdir().make_home("space");
     let own: Vec<PathBuf> = ["node1", "node2"].map(|node| lab.mount(node, &place)).to_vec();
     for node in ["monitor", "node1"] {
         lab.start(node);
     }
-    lab.wait_for("node1 serves", secs(60), |s| s.is_whole(1));
+    lab.wait_until_so_many_are_whole(1, secs(60));
     lab.start("node2");
-    lab.wait_for("both are there", secs(60), |s| s.is_whole(2));
+    lab.wait_until_so_many_are_whole(2, secs(60));
     lab.sql("node1", &format!("create tablespace space location '{}'", text(&place))).unwrap();
     let table = "create table acks (writer int, seq bigint, primary key (writer, seq) using index \
                  tablespace space) tablespace space";
@@ -159,8 +166,8 @@ fn tablespaces_survive_clones_and_rewinds() {
     // A clone where the old tablespace still is.
     lab.kill("node2", Part::All);
     fs::remove_dir_all(lab.data_dir("node2")).unwrap();
-    lab.start("node2");
-    lab.wait_for("node2 is back", secs(60), |s| s.is_whole(2));
+    lab.start_when_missed("node2");
+    lab.wait_until_so_many_are_whole(2, secs(60));
     let link = tablespace_link(&lab.data_dir("node2"));
     assert!(link.starts_with(&place) && link != place, "{}", link.display());
     writers.wait_until_steady();
@@ -175,7 +182,7 @@ fn tablespaces_survive_clones_and_rewinds() {
     // And a clone from that copy, whose place is another one.
     lab.kill("node1", Part::All);
     fs::remove_dir_all(lab.data_dir("node1")).unwrap();
-    lab.start("node1");
+    lab.start_when_missed("node1");
     lab.wait_until_whole(secs(60));
     writers.wait_until_steady();
     writers.verify_everywhere(&lab);

@@ -277,7 +277,7 @@ impl Lab {
 
     /// The events of a kind, or all of them.
     pub(crate) fn events(&self, kinds: &[&str]) -> Vec<serde_json::Value> {
-        let json = self.pgctl(&["show-events", "--json"]).expect_code(0).json();
+        let json = self.pgctl(&["show-events", "--limit", "10000", "--json"]).expect_code(0).json();
         let events = json["events"].as_array().expect("events").iter();
         events
             .filter(|e| kinds.is_empty() || kinds.iter().any(|kind| e["kind"] == *kind))
@@ -301,6 +301,19 @@ impl Lab {
     }
 
     /// What `explain` finds wrong with a node: (code, cause, remedy).
+    /// A change of the primary. A monitor that the machine has held up refuses it for a heartbeat.
+    pub(crate) fn change(&self, args: &[&str]) -> Output {
+        let begun = Instant::now();
+        loop {
+            let output = self.pgctl(args);
+            if output.code != Some(5) || begun.elapsed() > secs(10) {
+                output.expect_code(0);
+                return output;
+            }
+            thread::sleep(millis(100));
+        }
+    }
+
     pub(crate) fn findings(&self, node: &str) -> Vec<(String, String, String)> {
         let json = self.ok(&["explain", node, "--json"]).json();
         let findings = json["nodes"][0]["findings"].as_array().cloned().unwrap_or_default();
@@ -314,9 +327,11 @@ impl Lab {
 
     /// Types the command that `explain` names as the remedy of a finding.
     pub(crate) fn do_as_told(&self, node: &str, code: &str) -> Output {
-        let findings = self.findings(node);
-        let found = findings.iter().find(|(found, ..)| found == code);
-        let (_, _, remedy) = found.unwrap_or_else(|| panic!("no {code} in {findings:?}"));
+        let mut remedy = String::new();
+        self.wait_until(&format!("explain says {code} of {node}"), secs(10), || {
+            let found = self.findings(node).into_iter().find(|(found, ..)| found == code);
+            found.map(|(.., it)| remedy = it).is_some()
+        });
         let (_, command) = remedy.rsplit_once("pgctl ").unwrap_or_else(|| panic!("`{remedy}`"));
         self.ok(&command.split_whitespace().collect::<Vec<_>>())
     }

@@ -11,6 +11,8 @@ pub(crate) struct Node {
     pub(crate) goal: String,
     pub(crate) health: i64,
     pub(crate) epoch: u64,
+    /// In the sync rule, as the primary's walsender agrees; or not meant to be.
+    pub(crate) counted: bool,
     pub(crate) text: String,
 }
 
@@ -45,6 +47,7 @@ impl State {
                 goal: text(&n["goalstate"]),
                 health: n["health"].as_i64().unwrap_or(-1),
                 epoch: n["epoch"].as_u64().unwrap_or(0),
+                counted: n["sync"] == "quorum" || n["replicationquorum"] == false,
                 text: [
                     "nodename",
                     "reportedstate",
@@ -93,7 +96,7 @@ impl State {
             .collect()
     }
 
-    /// One primary, all others secondary, nothing on its way.
+    /// One primary, all others secondary and in its sync rule, nothing on its way.
     pub(crate) fn is_whole(&self, nodes: usize) -> bool {
         let primary = self.primary().is_some_and(|name| {
             let state = if nodes == 1 { "single" } else { "primary" };
@@ -102,6 +105,7 @@ impl State {
         primary
             && self.nodes.len() == nodes
             && self.standbys().len() == nodes - 1
+            && self.nodes.iter().all(|n| n.counted || self.primary() == Some(n.name.as_str()))
             && self.waits_for_nothing()
     }
 

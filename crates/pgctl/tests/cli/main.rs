@@ -221,15 +221,15 @@ async fn perform_that_takes_too_long_names_whom_it_waits_for() {
     let waiting = Progress::Waiting { what: "its pledge".to_owned(), who: "node2".to_owned() };
     let fake =
         Fake { progress: vec![waiting], ending: Ending::Hangs, ..with_groups(vec![group()]) };
-    let ran = pgctl(fake.clone(), &["perform-failover", "--timeout", "300ms", "--json"]).await;
+    let ran = pgctl(fake.clone(), &["perform-failover", "--timeout", "2s", "--json"]).await;
     let error = ran.json_error(6);
     assert_eq!(error["code"], "still_going_on");
-    let message = "the failover is still going on after 300ms, waiting for node2: its pledge";
+    let message = "the failover is still going on after 2s, waiting for node2: its pledge";
     assert_eq!(error["message"], message);
-    assert!(ran.took < Duration::from_secs(2), "{:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(30), "{:?}", ran.took);
 
     let silent = Fake { progress: Vec::new(), ..fake.clone() };
-    let ran = pgctl(silent, &["perform-failover", "--timeout", "300ms"]).await;
+    let ran = pgctl(silent, &["perform-failover", "--timeout", "2s"]).await;
     assert!(ran.error(6).0.ends_with("waiting for node3: its pledge"), "from show-state");
 
     let accepted = pgctl(fake, &["perform-failover", "--no-wait", "--json"]).await.json();
@@ -319,10 +319,10 @@ async fn a_monitor_that_is_frozen_is_noticed_in_time() {
     let url = frozen.local_addr().unwrap().to_string();
     let ran = run(&["show-state", "--monitor", &url, "--timeout", "400ms"], &[]).await;
     assert!(ran.error(3).0.ends_with("no answer within 400ms"));
-    assert!(ran.took < Duration::from_secs(2), "{:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(5), "{:?}", ran.took);
     let ran = run(&["show-state", "--monitor", &url], &[]).await;
     ran.error(3);
-    assert!(ran.took < Duration::from_secs(6), "the keepalive has noticed: {:?}", ran.took);
+    assert!(ran.took < Duration::from_secs(9), "the keepalive has noticed: {:?}", ran.took);
 }
 
 #[tokio::test]

@@ -296,7 +296,8 @@ impl Cluster {
         let standbys = self.nodes.iter().filter(|n| n.is_running()).count() - 1;
         self.wait("all to be settled", 60, |view| {
             let count = |state: &str| {
-                view.nodes.iter().filter(|n| n.reportedstate.as_str() == state).count()
+                let heard = view.nodes.iter().filter(|n| n.health == 1);
+                heard.filter(|n| n.reportedstate.as_str() == state).count()
             };
             count("primary") == 1 && count("secondary") == standbys && view.plan == "serving"
         })

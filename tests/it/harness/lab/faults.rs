@@ -49,14 +49,14 @@ impl Lab {
 
     /// Polite: SIGTERM to the daemon, or a fast stop of Postgres behind the keeper's back.
     pub(crate) fn stop(&mut self, name: &str, part: Part) {
-        let host = self.host_mut(name);
         if matches!(part, Part::Postgres | Part::Postmaster) {
-            host.postmaster()
-                .unwrap_or_else(|| panic!("Postgres of {name} is not running"))
-                .signal(Signal::INT);
+            let postmaster = self.host(name).postmaster();
+            let it = postmaster.unwrap_or_else(|| panic!("Postgres of {name} is not running"));
+            it.signal(Signal::INT);
+            self.wait_until("Postgres ends after SIGINT", secs(30), || !it.is_alive());
             return;
         }
-        let daemon = host.daemon.as_ref().expect("the daemon is running");
+        let daemon = self.host(name).daemon.as_ref().expect("the daemon is running");
         daemon.process.signal(Signal::TERM);
         self.wait_for_end(name);
     }
@@ -84,6 +84,14 @@ impl Lab {
 
     /// Starts the daemon of a host that was killed or stopped.
     pub(crate) fn start(&mut self, name: &str) {
+        self.start_daemon(name);
+    }
+
+    /// The same of a node that comes back as another one, once its old stream is known to be over.
+    pub(crate) fn start_when_missed(&mut self, name: &str) {
+        self.wait_for(&format!("{name} is missed"), secs(10), |s| {
+            s.node(name).is_none_or(|n| n.health == 0)
+        });
         self.start_daemon(name);
     }
 

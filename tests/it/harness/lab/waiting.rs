@@ -94,18 +94,31 @@ impl Lab {
         }
     }
 
-    /// One primary, all others secondary.
+    /// One primary, all others secondary: every host's node.
     pub(crate) fn wait_until_whole(&self, within: Duration) -> State {
-        let nodes = self.hosts.len() - 1;
-        self.wait_for("the cluster is whole", within, |s| s.is_whole(nodes))
+        self.wait_until_so_many_are_whole(self.hosts.len() - 1, within)
     }
 
-    /// The primary, which must be there.
+    /// The same where a host has no node of the group, or no longer one.
+    pub(crate) fn wait_until_so_many_are_whole(&self, nodes: usize, within: Duration) -> State {
+        let what = format!("the group of {nodes} is whole");
+        self.wait_for(&what, within, |s| s.is_whole(nodes) && self.bear_out(s))
+    }
+
+    /// The servers say the same themselves: right after a fault the monitor's state is of before it.
+    fn bear_out(&self, state: &State) -> bool {
+        let streams = "select status from pg_stat_wal_receiver";
+        state.primary().is_some_and(|primary| self.is_in_recovery(primary) == Some(false))
+            && state
+                .standbys()
+                .iter()
+                .all(|standby| self.value(standby, streams).as_deref() == Some("streaming"))
+    }
+
+    /// The primary. Its goal may be ahead of its report for a moment after each change of the rule.
     pub(crate) fn primary(&self) -> String {
-        match self.state().as_ref().map(State::primary) {
-            Ok(Some(name)) => name.to_owned(),
-            _ => self.fail("there is no primary"),
-        }
+        let state = self.wait_for("there is a primary", secs(20), |s| s.primary().is_some());
+        state.primary().unwrap().to_owned()
     }
 
     /// Waits until every standby has replayed what the primary has.
