@@ -30,8 +30,8 @@ const CHORES_EVERY: Duration = Duration::from_secs(1);
 const FAILURES_FOR_HUMANS: u32 = 10;
 /// A stop that was asked for waits so long for a step that could be broken off.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
-/// The last report needs a moment to get out.
-const FAREWELL: Duration = Duration::from_millis(100);
+/// The last report gets out within this time, or not at all.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// The loop's ends of all channels.
 pub struct Channels {
@@ -188,7 +188,7 @@ impl Agent {
                 self.log_order(&order);
                 NodeInput::Order(*order)
             }
-            FromMonitor::Heard => NodeInput::Heard,
+            FromMonitor::Heard { .. } => NodeInput::Heard,
             FromMonitor::Lost | FromMonitor::Refused(_) => {
                 self.connected = false;
                 NodeInput::StreamLost
@@ -431,7 +431,9 @@ impl Agent {
     /// Stopped as asked, or dropped.
     async fn farewell(&mut self) -> Result<(), Failure> {
         if self.connected {
-            tokio::time::sleep(FAREWELL).await;
+            // That it has stopped decides what the monitor does next; without it a node that was
+            // dropped stays in the record.
+            let _ = tokio::time::timeout(FAREWELL, self.last_report_is_heard()).await;
         }
         let dropped = self.driver.order().is_some_and(|order| order.goal == Goal::Drop);
         if dropped {
@@ -440,6 +442,14 @@ impl Agent {
         }
         tracing::info!("stopped");
         Ok(())
+    }
+
+    async fn last_report_is_heard(&mut self) {
+        while let Some(message) = self.channels.from_monitor.recv().await {
+            if !matches!(message, FromMonitor::Order(_) | FromMonitor::Heard { newest: false }) {
+                return;
+            }
+        }
     }
 
     /// Asked a second time: no handover, no waiting.

@@ -28,7 +28,10 @@ const WELCOME_WITHIN: Duration = Duration::from_secs(5);
 pub enum FromMonitor {
     Welcomed(NodeId),
     Order(Box<Order>),
-    Heard,
+    /// A report has arrived: the newest one, or one before it.
+    Heard {
+        newest: bool,
+    },
     Lost,
     /// For ever: nothing that this keeper could say would be accepted.
     Refused(Failure),
@@ -157,7 +160,10 @@ impl Link {
                     let message = MonitorMessage::try_from(message).map_err(Status::from)?;
                     let heard = match message {
                         MonitorMessage::Order(order) => FromMonitor::Order(order),
-                        MonitorMessage::Heard { .. } => FromMonitor::Heard,
+                        MonitorMessage::Heard { counter: of } => {
+                            let unsent = self.reports.has_changed().unwrap_or(false);
+                            FromMonitor::Heard { newest: of == counter && !unsent }
+                        }
                         MonitorMessage::Welcome(_) => continue,
                     };
                     if self.heard.send(heard).await.is_err() {

@@ -15,6 +15,9 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if episode.cause != Cause::Unreachable {
         return None;
     }
+    if after.settings.silence_ms() < before.settings.silence_ms() {
+        return Some("late by a deadline that was not yet there".to_owned());
+    }
     let primary = world.host_of(*group, episode.from?)?;
     let receives = |host: usize| {
         let h = &world.hosts[host];

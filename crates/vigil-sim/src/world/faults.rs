@@ -207,6 +207,15 @@ impl World {
                 heartbeat_interval_ms: None,
                 heartbeat_misses: None,
             },
+            Kind::SetHeartbeat => {
+                let interval =
+                    [250, 500, 1000, 2000, 5000][usize::from(detail.to_le_bytes()[0]) % 5];
+                Command::SetSettings {
+                    number_sync_standbys: None,
+                    heartbeat_interval_ms: Some(interval),
+                    heartbeat_misses: Some(if detail.is_multiple_of(3) { 2 } else { 3 }),
+                }
+            }
             Kind::Maintenance => {
                 self.after(lasts_ms, Event::Undo(Undo::Maintenance(host)));
                 Command::EnableMaintenance { node, allow_failover: detail.is_multiple_of(2) }

@@ -272,7 +272,9 @@ impl World {
         if !pg.is_primary() || pg.frozen {
             return;
         }
-        if now_ms.saturating_sub(pg.grew_ms) >= self.scenario.heartbeat_ms {
+        let settings = self.hosts[host].driver.as_ref().map(|d| d.record().settings);
+        let every_ms = settings.map_or(self.scenario.heartbeat_ms, |s| s.heartbeat_interval_ms);
+        if now_ms.saturating_sub(pg.grew_ms) >= every_ms {
             self.write(host, 1);
         }
         let life = self.hosts[host].pg.life;
