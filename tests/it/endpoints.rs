@@ -209,6 +209,10 @@ fn keepers_have_metrics(lab: &Lab) {
     for figure in ["cpus", "load1", "memory_available_bytes", "disk_available_bytes"] {
         assert_eq!(series(&metrics, &format!("pgvigil_machine_{figure}")).len(), 1, "{figure}");
     }
+    lab.wait_until("both slots are shown", secs(10), || {
+        let metrics = get(lab.http("node1"), "GET", "/metrics").1;
+        series(&metrics, "pgvigil_keeper_slot_retained_bytes").len() == 2
+    });
     for standby in ["node2", "node3"] {
         let lag = "pg_stat_replication_replay_lag_bytes";
         let bytes = of_node(&metrics, lag, "application_name", standby);

@@ -236,6 +236,15 @@ impl Group {
         self.members.values().find(|m| m.name == name)
     }
 
+    /// The member that an operator means: by its name, or by its host where nobody else is there.
+    pub fn member_meant(&self, word: &str) -> Option<&Member> {
+        self.member_named(word).or_else(|| {
+            let mut there = self.members.values().filter(|m| m.host == word);
+            let one = there.next()?;
+            there.next().is_none().then_some(one)
+        })
+    }
+
     pub fn name_of(&self, id: NodeId) -> String {
         self.members.get(&id).map_or_else(|| format!("node #{id}"), |m| m.name.clone())
     }

@@ -424,6 +424,7 @@ impl Agent {
             leaving: self.leaving,
             looked_at: self.looked_at,
             streamed_at: self.streamed_at,
+            slots: self.local.slots(),
             turned_at: Instant::now(),
         }));
     }

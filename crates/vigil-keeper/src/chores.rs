@@ -11,7 +11,6 @@ use vigil_core::wal::Lsn;
 use vigil_postgres::{Session, SqlStatus, conf};
 
 use crate::local::{Local, Role, slot_of};
-use crate::metrics;
 
 const QUERY: Duration = Duration::from_secs(1);
 /// On a standby nobody reads from the slots, and their peers' positions are not known here. So
@@ -35,7 +34,8 @@ async fn try_round(local: &Local, record: &NodeRecord) -> Result<()> {
     }
     let mut session = local.work().await?;
     let status = session.status(QUERY).await?;
-    slots(&mut session, record, own, &status).await?;
+    let held = slots(&mut session, record, own, &status).await?;
+    local.note_slots(held);
 
     let names = local.conf(record, Role::Detached)?.names();
     let overridden = conf::auto_conf_overrides(&local.pgdata, &names)?;
@@ -54,7 +54,7 @@ async fn slots(
     record: &NodeRecord,
     own: NodeId,
     status: &SqlStatus,
-) -> Result<()> {
+) -> Result<Vec<(String, u64)>> {
     let peers = || record.peers.iter().map(|p| p.id).filter(|id| *id != own);
     for peer in peers() {
         let name = slot_of(peer);
@@ -68,17 +68,17 @@ async fn slots(
             session.advance_slot(&name, Lsn(end.0.saturating_sub(KEEP_BEHIND)), QUERY).await?;
         }
     }
+    let mut held = Vec::new();
     for slot in status.slots.iter().filter(|s| s.physical) {
         let Some(id) = node_of(&slot.name) else { continue };
         if peers().any(|peer| peer == id) {
-            metrics::slot_retained(&slot.name, slot.retained_bytes.unwrap_or(0));
+            held.push((slot.name.clone(), slot.retained_bytes.unwrap_or(0)));
         } else if !slot.active {
             session.drop_slot(&slot.name, QUERY).await?;
-            metrics::slot_retained(&slot.name, 0);
             tracing::info!(slot = slot.name, "dropped: its node has left the group");
         }
     }
-    Ok(())
+    Ok(held)
 }
 
 /// The node that a slot of ours is for; `None` for everybody else's slots.

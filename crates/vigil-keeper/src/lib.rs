@@ -199,6 +199,7 @@ fn first_status(record: NodeRecord) -> Status {
         leaving: false,
         looked_at: None,
         streamed_at: None,
+        slots: Vec::new(),
         turned_at: Instant::now(),
     }
 }

@@ -68,6 +68,7 @@ struct Known {
     proved: Option<process::Pid>,
     /// Not handed to the driver yet.
     notices: Vec<(EventKind, String)>,
+    slots: Vec<(String, u64)>,
 }
 
 /// What the managed settings depend on.
@@ -159,6 +160,15 @@ impl Local {
             names.join(", ")
         );
         self.notice(EventKind::Setting, text);
+    }
+
+    /// Bytes of WAL that each slot for a peer holds back, as the last round of chores saw it.
+    pub fn slots(&self) -> Vec<(String, u64)> {
+        self.known().slots.clone()
+    }
+
+    pub fn note_slots(&self, slots: Vec<(String, u64)>) {
+        self.known().slots = slots;
     }
 
     /// What was noticed since the last call.

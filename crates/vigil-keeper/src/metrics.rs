@@ -65,12 +65,6 @@ pub fn step_ended(step: &'static str, took: Duration, ok: bool) {
     histogram!("pgvigil_keeper_step_seconds", "step" => step).record(took.as_secs_f64());
 }
 
-/// Bytes of WAL that a slot of ours holds back.
-pub fn slot_retained(slot: &str, bytes: u64) {
-    #[allow(clippy::cast_precision_loss)]
-    gauge!("pgvigil_keeper_slot_retained_bytes", "slot" => slot.to_owned()).set(bytes as f64);
-}
-
 fn describe_present() {
     let gauges = [
         ("pgvigil_keeper_info", "1; the labels tell who this keeper is."),
@@ -86,6 +80,7 @@ fn describe_present() {
         ("pgvigil_keeper_sync_expected", "Acknowledgements that a commit needs by the own rule."),
         ("pgvigil_keeper_sync_observed", "Standbys that stream from this node."),
         ("pgvigil_keeper_look_age_seconds", "Seconds since Postgres was last looked at."),
+        ("pgvigil_keeper_slot_retained_bytes", "WAL that a replication slot holds back."),
         (
             "pg_stat_replication_replay_lag_bytes",
             "Bytes between the end of WAL here and what a standby of this node has replayed.",
@@ -99,10 +94,6 @@ fn describe_present() {
 /// What is kept between scrapes.
 fn describe() {
     describe_gauge!("pgvigil_keeper_logins_ok", "1 if new connections to Postgres work.");
-    describe_gauge!(
-        "pgvigil_keeper_slot_retained_bytes",
-        "WAL that a replication slot holds back."
-    );
     describe_counter!("pgvigil_keeper_steps_total", "Steps carried out, by result.");
     describe_histogram!("pgvigil_keeper_step_seconds", "How long steps took.");
 }
@@ -135,6 +126,9 @@ fn set_gauges(status: &Status) {
             let lag = end.bytes_since(sender.replay) as f64;
             let name = sender.name.clone();
             gauge!("pg_stat_replication_replay_lag_bytes", "application_name" => name).set(lag);
+        }
+        for (slot, bytes) in &status.slots {
+            gauge!("pgvigil_keeper_slot_retained_bytes", "slot" => slot.clone()).set(*bytes as f64);
         }
         gauge!("pgvigil_keeper_streaming").set(flag(up.streaming));
         gauge!("pgvigil_keeper_timeline").set(f64::from(up.tli.0));

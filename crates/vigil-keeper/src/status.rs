@@ -31,6 +31,8 @@ pub struct Status {
     /// When the last look was taken in.
     pub looked_at: Option<Instant>,
     pub streamed_at: Option<Instant>,
+    /// The slots for peers, with the bytes of WAL that each holds back.
+    pub slots: Vec<(String, u64)>,
     /// When the agent's loop last turned.
     pub turned_at: Instant,
 }

@@ -40,6 +40,18 @@ struct Explanation {
     alerts: Vec<Alert>,
 }
 
+/// The name of the node that a word means, as for the monitor's commands: a name, or a host where
+/// there is one node only.
+fn meant<'a>(groups: &'a [GroupView], word: &str) -> Option<&'a str> {
+    let nodes = || groups.iter().flat_map(|g| &g.nodes);
+    let named = nodes().find(|n| n.nodename == word);
+    let only_one_there = || {
+        let mut there = nodes().filter(|n| n.nodehost == word);
+        there.next().filter(|_| there.next().is_none())
+    };
+    named.or_else(only_one_there).map(|n| n.nodename.as_str())
+}
+
 impl Explanation {
     /// Every node has its entry, also if there is nothing to say of it; then come the findings
     /// that are of no node.
@@ -58,7 +70,7 @@ impl Explanation {
                 let of_no_node = told().filter(|f| names().all(|name| name != f.nodename)).cloned();
                 names().map(of).chain(of_no_node).collect()
             }
-            Some(name) if names().any(|known| known == name) => vec![of(name)],
+            Some(word) if let Some(name) = meant(groups, word) => vec![of(name)],
             Some(name) => {
                 let known: Vec<_> = names().collect();
                 let failure = Failure::new(Kind::NotFound, format!("there is no node `{name}`"));

@@ -162,6 +162,8 @@ async fn the_other_shows_have_the_promised_keys() {
     let explain = pgctl(fake.clone(), &["explain", "--json", "node2"]).await.json();
     assert_eq!(explain["nodes"], json!([{ "nodename": "node2", "findings": [] }]));
     assert_eq!(keys(&explain["waiting_on"][0]), sorted("what who since"));
+    // All nodes are on 127.0.0.1, so that it means none of them.
+    pgctl(fake.clone(), &["explain", "127.0.0.1"]).await.error(4);
     let missing = pgctl(fake, &["explain", "nöde"]).await;
     assert_eq!(missing.error(4).0, "there is no node `nöde`");
 }

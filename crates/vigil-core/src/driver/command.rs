@@ -45,7 +45,7 @@ pub(crate) fn take(
             switchover(group, facts, to.as_deref(), Operation::Switchover, now)
         }
         Command::Promotion { node } => {
-            let id = named(group, node)?.id;
+            let (id, node) = meant(group, node)?;
             if let Plan::Serving { primary } = group.plan
                 && primary == id
             {
@@ -53,7 +53,7 @@ pub(crate) fn take(
                 let done = Some(result(group, Operation::Promotion, Some(id), 0, Vec::new()));
                 return Ok(Taken { message, done, ..Taken::default() });
             }
-            switchover(group, facts, Some(node), Operation::Promotion, now)
+            switchover(group, facts, Some(&node), Operation::Promotion, now)
         }
         Command::SetNode { node, candidate_priority, replication_quorum } => {
             set_node(group, node, *candidate_priority, *replication_quorum)
@@ -65,7 +65,7 @@ pub(crate) fn take(
             enable_maintenance(group, facts, node, *allow_failover, now)
         }
         Command::DisableMaintenance { node } => {
-            let id = named(group, node)?.id;
+            let (id, node) = meant(group, node)?;
             let member = member_mut(group, id)?;
             let (kind, text) = match (member.maintenance, &member.quarantine) {
                 (_, Some(why)) => (
@@ -90,12 +90,13 @@ fn refused(message: impl Into<String>, hint: &str) -> Refusal {
     Refusal::new(RefusalCode::Refused, message, hint)
 }
 
-fn named<'a>(group: &'a Group, name: &str) -> Result<&'a Member, Refusal> {
-    group.member_named(name).ok_or_else(|| {
+/// Whom a word means, and its name.
+fn meant(group: &Group, word: &str) -> Result<(NodeId, String), Refusal> {
+    group.member_meant(word).map(|m| (m.id, m.name.clone())).ok_or_else(|| {
         let names = group.names_of(group.members.keys().copied());
         Refusal::new(
             RefusalCode::NotFound,
-            format!("no node {name} in {}", group.key),
+            format!("no node {word} in {}", group.key),
             format!("its nodes are: {names}"),
         )
     })
@@ -199,7 +200,7 @@ fn switchover(
     operation: Operation,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    let wanted = to.map(|name| named(group, name).map(|m| m.id)).transpose()?;
+    let wanted = to.map(|word| meant(group, word).map(|(id, _)| id)).transpose()?;
     let primary = must_be_serving(group)?;
     let Some(rule) = group.rule().cloned() else {
         return Err(refused("the group has no primary yet", ""));
@@ -267,7 +268,7 @@ fn set_node(
     priority: Option<u32>,
     quorum: Option<bool>,
 ) -> Result<Taken, Refusal> {
-    let id = named(group, node)?.id;
+    let (id, node) = meant(group, node)?;
     if priority.is_some_and(|p| p > 100) {
         return Err(Refusal::new(
             RefusalCode::BadValue,
@@ -359,7 +360,7 @@ fn enable_maintenance(
     allow_failover: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    let id = named(group, node)?.id;
+    let (id, node) = meant(group, node)?;
     if let Some(why) = group.members.get(&id).and_then(|m| m.quarantine.as_ref()) {
         let hint = format!("pgctl disable-maintenance {node}");
         return Err(refused(format!("{node} is in quarantine: {why}"), &hint));
@@ -394,7 +395,7 @@ fn drop_node(
     force: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
-    let id = named(group, node)?.id;
+    let (id, node) = meant(group, node)?;
     let last = group.members.len() == 1;
     if group.rule().is_some_and(|r| r.primary == id) && !last {
         let hint = match group.plan {

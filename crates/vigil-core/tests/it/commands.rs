@@ -7,7 +7,9 @@ use vigil_core::group::Plan;
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Report, Server};
 
-use crate::support::{Monitor, T0, at, pledge, pledged_report, primary_report, standby_report, t};
+use crate::support::{
+    Monitor, Scene, T0, at, pledge, pledged_report, primary_report, standby_report, t,
+};
 
 fn switchover(to: &str) -> Command {
     Command::Switchover { to: Some(to.into()) }
@@ -71,6 +73,28 @@ fn a_target_that_cannot_take_over_is_refused() {
         s.report_mut(1).server = Server::Unknown;
     });
     monitor.refuses(ANY, Refused, "not healthy");
+}
+
+/// Containers are known by the name of the node and of the host; several nodes of one host are not.
+#[test]
+fn a_node_is_also_meant_by_its_host() {
+    let set = |node: &str| Command::SetNode {
+        node: node.to_owned(),
+        candidate_priority: Some(7),
+        replication_quorum: None,
+    };
+    let mut monitor = Monitor::new(|_| {});
+    let (told, out) = monitor.command(set("host2"));
+    assert!(told.unwrap().contains("node2"), "by its own name");
+    assert_eq!(out.events.first().and_then(|e| e.node), Some(NodeId(2)));
+    assert_eq!(monitor.driver.group().members[&NodeId(2)].candidate_priority, 7);
+    let mut scene = Scene::serving(3);
+    let meant = |scene: &Scene, word| scene.group.member_meant(word).map(|m| m.id.0);
+    assert_eq!(meant(&scene, "host3"), Some(3));
+    scene.edit(3, |m| m.host = "host2".to_owned());
+    assert_eq!(meant(&scene, "host2"), None, "two nodes are there");
+    scene.edit(1, |m| m.host = "node3".to_owned());
+    assert_eq!(meant(&scene, "node3"), Some(3), "a name comes first");
 }
 
 /// One change of the primary at a time, whichever began first.
