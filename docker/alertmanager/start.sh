@@ -15,9 +15,12 @@ umask 077 # it holds secrets
 here=$(cd "$(dirname "$0")" && pwd)
 dir=${ALERTMANAGER_DIR:-/tmp/alertmanager}
 
+# A value that cannot work does not get better by trying again. Exit code 0 tells Docker's
+# `restart: on-failure` to leave the container stopped, with this line as the last of its log.
 fail() {
     echo "error: $1" >&2
-    exit 2
+    [ -n "${ALERTMANAGER_RENDER_ONLY-}" ] && exit 2
+    exit 0
 }
 
 render() {
@@ -44,6 +47,11 @@ if [ -n "${ALERTMANAGER_RENDER_ONLY-}" ]; then
     exit
 fi
 mkdir -p "$dir"
-render >"$dir/alertmanager.yml"
+rendered=$(render) # a shell of its own, whose end is not that of this one
+[ -n "$rendered" ] || exit 0
+printf '%s\n' "$rendered" >"$dir/alertmanager.yml"
+if said=$(amtool check-config "$dir/alertmanager.yml" 2>&1); then :; else
+    case $said in *'not found'*) ;; *) fail "Alertmanager cannot use an ALERT_* variable: $(printf '%s' "$said" | tr '\n' ' ')" ;; esac
+fi
 program=$(command -v alertmanager || command -v prometheus-alertmanager) || fail "no alertmanager on the PATH"
 exec "$program" --config.file="$dir/alertmanager.yml" --storage.path="$dir/data" "$@"

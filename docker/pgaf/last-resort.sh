@@ -2,6 +2,7 @@
 # Last resort when the monitor cannot be brought back: this node's Postgres alone, writable, without
 # a keeper, without standbys, without any protection against a second primary.
 #   docker compose stop                                   nothing else may write
+#   docker compose rm -f postgres-replica1
 #   docker compose run -d --name last-resort --service-ports --no-deps postgres-replica1 /opt/pgaf/last-resort.sh
 # What only the lost primary had is not there. README tells the way back.
 set -euo pipefail
@@ -19,5 +20,9 @@ flock -n 9 || {
 rm -rf "$PGDATA.pgvigil" "$PGDATA/standby.signal" "$PGDATA/recovery.signal" "$PGDATA/postmaster.pid"
 bin=/usr/lib/postgresql/$(<"$PGDATA/PG_VERSION")/bin
 echo "starting $PGDATA as a primary of its own"
-exec "$bin/postgres" -D "$PGDATA" -c synchronous_standby_names= -c primary_conninfo= -c primary_slot_name= \
-    -c recovery_target_timeline=latest -c "port=${PGAF_NODE_PORT:-5432}" -c 'listen_addresses=*' -c logging_collector=off
+"$bin/postgres" -D "$PGDATA" -c synchronous_standby_names= -c primary_conninfo= -c primary_slot_name= \
+    -c recovery_target_timeline=latest -c "port=${PGAF_NODE_PORT:-5432}" -c 'listen_addresses=*' -c logging_collector=off &
+server=$!
+# Docker's SIGTERM alone would wait for every client to go by itself.
+trap 'kill -INT "$server"' TERM INT
+while kill -0 "$server" 2>/dev/null; do wait "$server" || true; done

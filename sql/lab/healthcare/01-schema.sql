@@ -1,5 +1,5 @@
--- The application of the lab: a clinic. Eight tables, six indexes, one role with what it needs.
--- Runs in one transaction, with psql's variable app_user; a second run changes nothing.
+-- The application of the lab: a clinic. Eight tables, six indexes.
+-- Runs in one transaction; a second run changes nothing.
 
 create extension if not exists pgcrypto;
 
@@ -127,10 +127,3 @@ comment on table patients is 'read often, by number and by name; written rarely'
 comment on table appointments is 'read and written all day';
 comment on table lab_results is 'written in batches, read for the last 90 days';
 comment on table audit_log is 'only ever appended to';
-
--- The role itself is made by the bootstrap, with its password.
-grant usage on schema public to :"app_user";
-grant select, insert, update, delete on all tables in schema public to :"app_user";
-grant usage, select on all sequences in schema public to :"app_user";
-alter default privileges in schema public grant select, insert, update, delete on tables to :"app_user";
-alter default privileges in schema public grant usage, select on sequences to :"app_user";
