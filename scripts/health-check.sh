@@ -135,7 +135,8 @@ check_network() {
 }
 
 ENV_FILE=''
-value() { sed -n "s/^$1=//p" "$ENV_FILE" | tail -n 1 | tr -d '\r'; } # VARIABLE of the .env file
+# VARIABLE of the .env file, without the quotes that Compose takes off as well
+value() { sed -n "s/^$1=//p" "$ENV_FILE" | tail -n 1 | tr -d '\r' | sed "s/^\"\(.*\)\"\$/\1/; s/^'\(.*\)'\$/\1/"; }
 
 expect() { # VARIABLE PATTERN WHAT
     local text
@@ -174,18 +175,39 @@ check_env_file() {
     expect PG_AUTOCTL_HEARTBEAT '([0-9]{1,2}(\.[0-9]{1,3})?)?' 'a number of seconds'
     expect PG_AUTOCTL_TIMEOUT '([2-9]|[1-9][0-9]|100)?' 'a number from 2 to 100'
     expect PROBE_WRITER '(true|false)?' 'true or false'
+    expect PROBE_INTERVAL '([0-9]+(ms|s))?' 'a time like 100ms'
+    expect POSTGRES_SUPERUSER '([A-Za-z_][A-Za-z0-9_.-]{0,62})?' 'a name'
+    expect BIND_ADDRESS '[0-9.]*' 'an address of this machine'
+    expect ALERT_WEBHOOK_URL '(https?://.+)?' 'an address that begins with http:// or https://'
+    expect ALERT_SLACK_URL '(https?://.+)?' 'an address that begins with http:// or https://'
+    if [ "$(value ALERT_EMAIL_TO)" ]; then
+        expect ALERT_EMAIL_FROM '.+' 'a sender of the mail to ALERT_EMAIL_TO'
+        expect ALERT_SMTP_HOST '.+:[0-9]+' 'host:port for the mail to ALERT_EMAIL_TO'
+    fi
     [ "$ERRORS" != "$before" ] || ok "${ENV_FILE##*/} is complete"
+}
+
+registry_answers() { # within 5 s; a firewall that says nothing would take two minutes
+    local pid seconds=0
+    (exec 3<>/dev/tcp/registry-1.docker.io/443) 2>/dev/null &
+    pid=$!
+    while kill -0 "$pid" 2>/dev/null; do
+        [ "$seconds" -lt 5 ] || { kill "$pid"; break; }
+        sleep 1
+        seconds=$((seconds + 1))
+    done
+    wait "$pid" 2>/dev/null
 }
 
 check_images() {
     local image missing=''
-    for image in debian:trixie-slim rust:1-trixie "$(value PROMETHEUS_IMAGE)" "$(value ALERTMANAGER_IMAGE)"; do
+    for image in debian:trixie-slim rust:1-trixie "$(value PROMETHEUS_IMAGE)" "$(value ALERTMANAGER_IMAGE)" "$(value POSTGRES_EXPORTER_IMAGE)"; do
         [ "$image" ] || continue
         docker image inspect "$image" >/dev/null 2>&1 || missing="$missing $image"
     done
     if [ -z "$missing" ]; then
         ok "the images to start from are here"
-    elif (exec 3<>/dev/tcp/registry-1.docker.io/443) 2>/dev/null; then
+    elif registry_answers; then
         ok "Docker's registry can be reached (to pull:$missing)"
     else
         warn "Docker's registry cannot be reached, and these images are not here:$missing; docker/offline-images makes them"

@@ -64,7 +64,7 @@ main() {
     else
         log "bringing a lab up"
         MINE=1
-        docker_up >>"$LOG" 2>&1 || die 1 "the lab could not be brought up" "see $LOG"
+        (docker_up) >>"$LOG" 2>&1 || die 1 "the lab could not be brought up" "see $LOG"
     fi
     for name in "${names[@]}"; do
         : >"$WORK/detail"

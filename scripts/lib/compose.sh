@@ -37,7 +37,7 @@ env_value() { # VARIABLE [DEFAULT]: as compose sees it: the environment first, t
         printf '%s' "${!name}"
         return
     fi
-    value=$(sed -n "s/^$name=//p" "$(env_file)" | tail -n 1)
+    value=$(sed -n "s/^$name=//p" "$(env_file)" | tail -n 1 | tr -d '\r' | sed "s/^\"\(.*\)\"\$/\1/; s/^'\(.*\)'\$/\1/")
     printf '%s' "${value:-${2-}}"
 }
 

@@ -43,6 +43,7 @@ docker_suite() { # [CALM]: seconds without any alert
         check panels_and_alerts suite_alerts "$calm"
         check lab_tests suite_lab_tests
         check test_failover "$ROOT/scripts/test-failover.sh"
+        check comprehensive suite_comprehensive
         check panels_after_drills suite_panels
     fi
     check down_v suite_down_v
@@ -101,9 +102,10 @@ suite_images() { need_images; }
 suite_preflight() {
     local file=$WORK/wrong.env tool
     "$ROOT/scripts/health-check.sh"
-    sed 's/^LOG_LEVEL=.*/LOG_LEVEL=chatty/; s/^POSTGRES_PASSWORD=.*/POSTGRES_PASSWORD=/; s/^PG_AUTOCTL_TIMEOUT=.*/PG_AUTOCTL_TIMEOUT=often/' "$ROOT/.env.test" >"$file"
+    sed 's/^LOG_LEVEL=.*/LOG_LEVEL=chatty/; s/^POSTGRES_PASSWORD=.*/POSTGRES_PASSWORD=/; s/^PG_AUTOCTL_TIMEOUT=.*/PG_AUTOCTL_TIMEOUT=often/; s/^ALERT_WEBHOOK_URL=.*/ALERT_WEBHOOK_URL=hooks.example/' "$ROOT/.env.test" >"$file"
     refuses 'LOG_LEVEL is `chatty`' env PGVIGIL_ENV_FILE="$file" scripts/health-check.sh
     refuses 'POSTGRES_PASSWORD is ``' env PGVIGIL_ENV_FILE="$file" scripts/health-check.sh
+    refuses 'ALERT_WEBHOOK_URL is `hooks.example`' env PGVIGIL_ENV_FILE="$file" scripts/health-check.sh
     refuses 'PG_AUTOCTL_TIMEOUT is `often`' env PGVIGIL_ENV_FILE="$file" scripts/health-check.sh
     refuses "no .env file $WORK/none" env PGVIGIL_ENV_FILE="$WORK/none" scripts/health-check.sh
     refuses '1 GB are free' env PGVIGIL_FREE_DISK_GB=1 scripts/health-check.sh
@@ -197,8 +199,10 @@ suite_quick_checks() {
         [[ $(PGPASSWORD=postgres_password psql -h 127.0.0.1 -p 5433 -U postgres -d postgres -XAtc 'select pg_is_in_recovery()') == t ]]
         [[ $(psql -h 127.0.0.1 -p 5431 -U autoctl_node -d pg_auto_failover -XAtc 'SELECT 1') == 1 ]]
     fi
-    # The names of nodes and services, and a script that looks whether it has stopped what it stops.
+    # The names of nodes and services, for pgctl too, and a script that looks whether it has stopped what it stops.
     [[ $(service_of node2) == postgres-replica1 && $(service_of postgres-replica1) == postgres-replica1 ]]
+    plain .env.test exec -T pgaf-monitor pgctl explain postgres-replica1 >/dev/null
+    plain .env.test exec -T pgaf-monitor pgctl set-node postgres-replica1 --candidate-priority 90
     refuses 'no such node: node9' bash -c '. scripts/lib/common.sh; . scripts/lib/compose.sh; stop_service node9'
     state=$(plain .env.test run --rm -T pgctl show-state)
     grep -q node3 <<<"$state"
@@ -216,6 +220,11 @@ suite_configurations() {
 suite_alerts() { # CALM
     type -P python3 >/dev/null || fail "python3 is not installed"
     "$ROOT/scripts/test-alerts" --docker --calm "$1"
+}
+
+suite_comprehensive() { # on the lab that is there; its log goes where it is started
+    cd "$WORK"
+    "$ROOT/scripts/test-comprehensive-failover.sh"
 }
 
 suite_lab_tests() { "$ROOT/scripts/lab-tests" --json "$WORK/lab-tests.json"; }
@@ -248,7 +257,19 @@ suite_wrong_values() {
     PG_AUTOCTL_HEARTBEAT=soon plain .env.test up -d --no-build pgaf-monitor || true
     wait_for 30 is_stopped pgaf-monitor || fail "pgaf-monitor is $(container_state pgaf-monitor)"
     docker logs pgaf-monitor 2>&1 | grep '^error: PG_AUTOCTL_HEARTBEAT is `soon`' >/dev/null || fail "$(docker logs pgaf-monitor 2>&1)"
+    stays_stopped 'error: ALERT_EMAIL_TO needs ALERT_EMAIL_FROM' ALERT_EMAIL_TO=ops@example.org
+    stays_stopped 'error: Alertmanager cannot use an ALERT_* variable' ALERT_WEBHOOK_URL=hooks.example
     plain .env.test down -v
+}
+
+stays_stopped() { # TEXT VARIABLE=VALUE: so Alertmanager, with this line
+    export "${2?}"
+    plain .env.test up -d --no-build alertmanager
+    unset "${2%%=*}"
+    wait_for 30 is_stopped alertmanager || fail "alertmanager is $(container_state alertmanager)"
+    sleep 3
+    is_stopped alertmanager && [[ $(docker inspect -f '{{.RestartCount}}' alertmanager) == 0 ]] || fail "it is restarted again and again"
+    docker logs alertmanager 2>&1 | grep -F "$1" >/dev/null || fail "$(docker logs alertmanager 2>&1)"
 }
 
 # --- .env.prod --------------------------------------------------------------------------------------------------------
@@ -256,9 +277,8 @@ suite_wrong_values() {
 suite_production() {
     cd "$ROOT"
     export PGVIGIL_ENV_FILE=$ROOT/.env.prod
-    plain .env.prod up -d --no-build
-    wait_for 180 all_healthy || fail_compose_up "not all healthy: $(not_healthy)"
-    await_settled 60
+    scripts/lab up --docker
+    [[ $(scripts/lab status --docker --json | jq -c '[.healthy, (.containers | length > 5)]') == '[true,true]' ]] || fail "$(scripts/lab status --docker --json)"
     [[ $(client_sql healthcare_db "select count(*) from information_schema.tables where table_schema = 'public'") == 8 ]] || fail "not eight tables"
     [[ $(client_sql healthcare_db 'select count(*) from patients') == 0 ]] || fail "there is test data"
     local service
@@ -283,8 +303,31 @@ suite_production() {
     await_settled 90
     wait_for 20 has_heartbeat 2000 || fail "the heartbeat was not changed"
     [[ $(node_sql node3 postgres 'show log_statement') == mod ]] || fail "log_statement was not changed"
-    plain .env.prod down -v
+    suite_other_logins
+    scripts/lab down --docker
+    [[ -z $(lab_containers) && $(lab_volumes) ]] || fail "after down: $(lab_containers) $(lab_volumes)"
+    scripts/lab reset --docker
+    [[ -z $(lab_volumes) ]] || fail "after reset: $(lab_volumes)"
     unset PGVIGIL_ENV_FILE
 }
+
+# Node by node, the primary's last, as README says: then one leads that was a standby at its start.
+suite_other_logins() {
+    local service order last
+    last=$(primary_service)
+    order=$(others_than "$last")
+    export POSTGRES_PASSWORD=another APP_USER=clerk APP_PASSWORD=clerk2
+    for service in $order "$last"; do
+        plain .env.prod up -d --no-build --no-deps "$service"
+        wait_for 60 is_back_as_secondary "$service" || fail "$service has not come back: $(state_of "$service")"
+        await_settled
+    done
+    [[ $(primary_service) != "$last" ]] || fail "$last leads again"
+    wait_for 20 clerk_reads || fail "the application's new role cannot read"
+    [[ $(docker exec -e PGPASSWORD=another postgres-replica1 psql -h "$(primary_service)" -U postgres -d postgres -XAtc 'select 1') == 1 ]] || fail "POSTGRES_PASSWORD"
+    unset POSTGRES_PASSWORD APP_USER APP_PASSWORD
+}
+
+clerk_reads() { [[ $(docker exec -e PGPASSWORD=clerk2 postgres-replica1 psql -h "$(primary_service)" -U clerk -d healthcare_db -XAtc 'select count(*) from patients') == 0 ]]; }
 
 has_heartbeat() { [[ $(lab_pgctl --json show-settings | jq '.formations[0].heartbeat_interval_ms') == "$1" ]]; }

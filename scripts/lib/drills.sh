@@ -133,6 +133,7 @@ drill() { # FAULT OUTAGE_LIMIT_MS REJOIN_LIMIT_MS
     local rejoin
     rejoin=$(ms_since "$began")
     await_settled
+    wait_for 5 replays_within_a_second || fail "a standby is more than a second behind"
     stop_writers
     at_most "$fault: outage" "$(outage_ms)" "$2"
     at_most "rejoin" "$rejoin" "$3"
@@ -264,6 +265,10 @@ test_load() { # S3-60
     [[ $(client_sql "$(app_database)" 'select count(*) from appointments') == "$before" ]] || fail "another number of appointments than before"
 }
 
+replays_within_a_second() {
+    [[ $(client_sql postgres "select count(*) from pg_stat_replication where state = 'streaming' and coalesce(replay_lag, '0') < '1 s'") == 2 ]]
+}
+
 two_stream() { [[ $(client_sql postgres "select count(*) from pg_stat_replication where state = 'streaming'") == 2 ]]; }
 
 no_lag() { [[ $(client_sql postgres 'select count(*) from pg_stat_replication where pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 1000') == 2 ]]; }
@@ -275,9 +280,9 @@ test_kill() { set_heartbeat 1s 3; drill kill 6000 15000; }
 test_pause() { set_heartbeat 1s 3; drill pause 6000 15000; }
 test_disconnect() { set_heartbeat 1s 3; drill disconnect 6000 15000; }
 # What pg_auto_failover's users are used to.
-test_kill_5x3() { set_heartbeat 5s 3; drill kill 20000 30000; own_heartbeat; }
-test_pause_5x3() { set_heartbeat 5s 3; drill pause 20000 30000; own_heartbeat; }
-test_disconnect_5x3() { set_heartbeat 5s 3; drill disconnect 20000 30000; own_heartbeat; }
+test_kill_5x3() { set_heartbeat 5s 3; drill kill 20000 15000; own_heartbeat; }
+test_pause_5x3() { set_heartbeat 5s 3; drill pause 20000 15000; own_heartbeat; }
+test_disconnect_5x3() { set_heartbeat 5s 3; drill disconnect 20000 15000; own_heartbeat; }
 
 # Cut off, with a client on its own side that goes on trying: never two that acknowledge.
 test_partition() {
