@@ -141,7 +141,7 @@ value() { sed -n "s/^$1=//p" "$ENV_FILE" | tail -n 1 | tr -d '\r' | sed "s/^\"\(
 expect() { # VARIABLE PATTERN WHAT
     local text
     text=$(value "$1")
-    if ! printf '%s' "$text" | grep -Eq "^($2)\$"; then
+    if ! printf '%s\n' "$text" | grep -Eq "^($2)\$"; then
         bad "$1 is \`$text\` in ${ENV_FILE##*/}, $3 is expected" "correct it there, .env.test shows how"
         return 1
     fi
