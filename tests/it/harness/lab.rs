@@ -300,7 +300,6 @@ impl Lab {
         output
     }
 
-    /// What `explain` finds wrong with a node: (code, cause, remedy).
     /// A change of the primary. A monitor that the machine has held up refuses it for a heartbeat.
     pub(crate) fn change(&self, args: &[&str]) -> Output {
         let begun = Instant::now();
@@ -314,6 +313,7 @@ impl Lab {
         }
     }
 
+    /// What `explain` finds wrong with a node: (code, cause, remedy).
     pub(crate) fn findings(&self, node: &str) -> Vec<(String, String, String)> {
         let json = self.ok(&["explain", node, "--json"]).json();
         let findings = json["nodes"][0]["findings"].as_array().cloned().unwrap_or_default();
