@@ -177,7 +177,7 @@ check_env_file() {
     expect PROBE_WRITER '(true|false)?' 'true or false'
     expect PROBE_INTERVAL '([0-9]+(ms|s))?' 'a time like 100ms'
     expect POSTGRES_SUPERUSER '([A-Za-z_][A-Za-z0-9_.-]{0,62})?' 'a name'
-    expect BIND_ADDRESS '[0-9.]*' 'an address of this machine'
+    expect BIND_ADDRESS '([0-9.]+|\[[0-9a-fA-F:]+\])?' 'an address of this machine'
     expect ALERT_WEBHOOK_URL '(https?://.+)?' 'an address that begins with http:// or https://'
     expect ALERT_SLACK_URL '(https?://.+)?' 'an address that begins with http:// or https://'
     if [ "$(value ALERT_EMAIL_TO)" ]; then
