@@ -13,21 +13,23 @@ rm -f /tmp/lab-writer.stop
 going_on() { ((EPOCHSECONDS < until)) && [[ ! -e /tmp/lab-writer.stop ]]; }
 
 write_to() { # HOST
-    local host=$1 n=0 id reply ask='' pid
+    local host=$1 n=0 id reply ask='' pid to from
     while going_on; do
         # Statements that take longer than a client would wait are given up; so is the connection.
         coproc PSQL { exec psql -XAtq -h "$host" -p 5432 -d "$database" 2>&1; }
-        pid=$PSQL_PID
+        # Bash forgets these as soon as psql ends, at whatever moment that is.
+        pid=${PSQL_PID-} to=${PSQL[1]-} from=${PSQL[0]-}
+        [[ $pid && $to && $from ]] || { sleep 0.05; continue; }
         while going_on; do
             if [[ $ask ]]; then # a standby is asked, so that its log is not filled with errors
-                echo 'select pg_is_in_recovery();' >&"${PSQL[1]}" || break
-                read -r -t 2 reply <&"${PSQL[0]}" || break
+                echo 'select pg_is_in_recovery();' >&"$to" || break
+                read -r -t 2 reply <&"$from" || break
                 [[ $reply == f ]] || { sleep 0.05; continue; }
                 ask=''
             fi
             id=$host-$BASHPID-$((++n))
-            echo "insert into lab_writes (id) values ('$id') returning id;" >&"${PSQL[1]}" || break
-            read -r -t 2 reply <&"${PSQL[0]}" || break
+            echo "insert into lab_writes (id) values ('$id') returning id;" >&"$to" || break
+            read -r -t 2 reply <&"$from" || break
             if [[ $reply == "$id" ]]; then
                 printf '%s %s %s\n' "$EPOCHREALTIME" "$host" "$id"
             else
