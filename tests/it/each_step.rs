@@ -210,10 +210,11 @@ impl Group<'_> {
                     s.primary().is_some_and(|p| p != primary) && s.waits_for_nothing()
                 });
                 // What a rewind needs of it: a checkpoint on its own timeline.
-                let own = "select timeline_id = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
+                let on_its_timeline = "select timeline_id = ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int
                     from pg_control_checkpoint()";
                 self.lab.wait_until("a rewind is possible", secs(30), || {
-                    self.lab.value(state.primary().unwrap(), own).as_deref() == Some("t")
+                    self.lab.value(state.primary().unwrap(), on_its_timeline).as_deref()
+                        == Some("t")
                 });
                 self.lab.start(&primary);
                 primary
