@@ -135,7 +135,7 @@ drill() { # FAULT OUTAGE_LIMIT_MS REJOIN_LIMIT_MS
     local rejoin
     rejoin=$(ms_since "$began")
     await_settled
-    wait_for 5 replays_within_a_second || fail "a standby is more than a second behind"
+    wait_for 5 standbys_are "coalesce(replay_lag, '0') < '1 s'" || fail "a standby is more than a second behind"
     stop_writers
     at_most "$fault: outage" "$(outage_ms)" "$2"
     at_most "rejoin" "$rejoin" "$3"
@@ -258,8 +258,8 @@ test_load() { # S3-60
     made=$(appointments 100 'Load test appointment')
     [[ $made == 100 ]] || fail "$made appointments were made, not 100 (is LOAD_TEST_DATA true?)"
     # On the primary: a replica's pg_stat_replication is empty.
-    wait_for 10 two_stream || fail "not two standbys stream"
-    wait_for 10 no_lag || fail "the standbys lag"
+    wait_for 10 standbys_are true || fail "not two standbys stream"
+    wait_for 10 standbys_are "pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 1000" || fail "the standbys lag"
     lag=$(client_sql postgres 'select coalesce(max(extract(epoch from replay_lag) * 1000), 0)::int from pg_stat_replication')
     detail "100 appointments; replay lag $lag ms"
     [[ $(client_sql "$(app_database)" "with gone as (delete from appointments where chief_complaint = 'Load test appointment' returning 1) select count(*) from gone") == 100 ]] ||
@@ -267,13 +267,9 @@ test_load() { # S3-60
     [[ $(client_sql "$(app_database)" 'select count(*) from appointments') == "$before" ]] || fail "another number of appointments than before"
 }
 
-replays_within_a_second() {
-    [[ $(client_sql postgres "select count(*) from pg_stat_replication where state = 'streaming' and coalesce(replay_lag, '0') < '1 s'") == 2 ]]
+standbys_are() { # CONDITION: both, as the primary sees them
+    [[ $(client_sql postgres "select count(*) from pg_stat_replication where state = 'streaming' and $1") == 2 ]]
 }
-
-two_stream() { [[ $(client_sql postgres "select count(*) from pg_stat_replication where state = 'streaming'") == 2 ]]; }
-
-no_lag() { [[ $(client_sql postgres 'select count(*) from pg_stat_replication where pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn) < 1000') == 2 ]]; }
 
 # --- drills ---------------------------------------------------------------------------------------------------------------
 

@@ -214,11 +214,11 @@ impl Facts {
     /// Takes everybody's silence for so much shorter than it was. What was said before a stream
     /// ended is still said before its end: it answers no question about that.
     fn allow(&mut self, ms: u64, now: Now) {
-        let said = |at: u64| (at + ms).min(now.mono_ms.saturating_sub(1)).max(at);
-        let ended = |at: u64| (at + ms).min(now.mono_ms);
         if ms == 0 {
             return;
         }
+        let said = |at: u64| (at + ms).min(now.mono_ms.saturating_sub(1)).max(at);
+        let ended = |at: u64| (at + ms).min(now.mono_ms);
         for node in self.nodes.values_mut() {
             node.heard_ms = node.heard_ms.map(said);
             node.streamed_ms = node.streamed_ms.map(said);
