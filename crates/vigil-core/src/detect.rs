@@ -93,15 +93,20 @@ fn closed_everywhere(
     Verdict::Lost { cause: Cause::ConnectionsClosed, evidence: agree }
 }
 
+/// It takes so long at most until WAL that has come is known here, beside the half heartbeat until
+/// a keeper looks, in milliseconds.
+const TOLD_MS: u64 = 300;
+
 /// Nothing heard for the deadline. A member vouches if it has got WAL from this primary within
 /// about one heartbeat: the primary's probe makes WAL move also on an idle server, so WAL that
-/// moves proves more than a connection that is open.
+/// moves proves more than a connection that is open. A primary that is cut off goes on with the
+/// heartbeat that it heard of last.
 fn absent(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict {
     let settings = &group.settings;
     let name = group.name_of(rule.primary);
-    let vouch_ms = settings.heartbeat_interval_ms * 3 / 2 + 200;
-    let mut evidence =
-        vec![format!("monitor: nothing heard from {name} for {} ms", settings.silence_ms())];
+    let vouch_ms = facts.interval_ms(rule.primary, settings) * 3 / 2 + TOLD_MS;
+    let silence_ms = facts.silence_ms(rule.primary, settings);
+    let mut evidence = vec![format!("monitor: nothing heard from {name} for {silence_ms} ms")];
     for id in group.members.keys().filter(|id| **id != rule.primary) {
         let Some(report) = facts.fresh(*id, settings, now) else { continue };
         let heard = facts.node(*id).and_then(|n| n.heard_ms).unwrap_or(0);

@@ -98,8 +98,20 @@ impl Facts {
         self.nodes.get(&id)?.report.as_ref()
     }
 
+    /// The heartbeat by which a node goes: the group's, or a longer one by which its last report
+    /// went. It has not heard of the change then, and is not late by what it does not know.
+    pub fn interval_ms(&self, id: NodeId, settings: &Settings) -> u64 {
+        let told_ms = self.report(id).map_or(0, |report| report.interval_ms);
+        settings.heartbeat_interval_ms.max(told_ms)
+    }
+
+    /// Silence of a node for longer than this is a missed deadline, in milliseconds.
+    pub fn silence_ms(&self, id: NodeId, settings: &Settings) -> u64 {
+        self.interval_ms(id, settings) * u64::from(settings.heartbeat_misses)
+    }
+
     pub fn reach(&self, id: NodeId, settings: &Settings, now: Now) -> Reach {
-        let silence_ms = settings.silence_ms();
+        let silence_ms = self.silence_ms(id, settings);
         match self.node(id).and_then(|n| n.heard_ms) {
             Some(heard) if now.mono_ms.saturating_sub(heard) <= silence_ms => Reach::Reachable,
             None if now.mono_ms.saturating_sub(self.started_ms) <= silence_ms => Reach::Unknown,
@@ -177,7 +189,7 @@ impl Facts {
         if report.server != Server::Primary {
             return;
         }
-        let silence_ms = group.settings.silence_ms();
+        let silence_ms = self.silence_ms(primary, &group.settings);
         let streaming: Vec<NodeId> = report
             .senders
             .iter()
@@ -199,31 +211,31 @@ impl Facts {
             return;
         }
         self.woke_ms = Some(now.mono_ms);
-        self.allow(gap, now);
-        for at in [&mut self.plan_since.mono_ms, &mut self.rule_since_ms] {
-            *at = (*at + gap).min(now.mono_ms);
-        }
-    }
-
-    /// Settings that allow less silence begin with a fresh deadline for whoever was in time by the
-    /// old ones: a node that spoke once in five seconds was not late.
-    pub fn note_settings(&mut self, old: &Settings, new: &Settings, now: Now) {
-        self.allow(old.silence_ms().saturating_sub(new.silence_ms()), now);
-    }
-
-    /// Takes everybody's silence for so much shorter than it was. What was said before a stream
-    /// ended is still said before its end: it answers no question about that.
-    fn allow(&mut self, ms: u64, now: Now) {
-        if ms == 0 {
-            return;
-        }
-        let said = |at: u64| (at + ms).min(now.mono_ms.saturating_sub(1)).max(at);
-        let ended = |at: u64| (at + ms).min(now.mono_ms);
+        // What was said before a stream ended is still said before its end: it answers no question
+        // about that.
+        let ended = |at: u64| (at + gap).min(now.mono_ms);
         for node in self.nodes.values_mut() {
+            let said = |at: u64| later(at, gap, now);
             node.heard_ms = node.heard_ms.map(said);
             node.streamed_ms = node.streamed_ms.map(said);
             node.closed_ms = node.closed_ms.map(ended);
         }
-        self.started_ms = ended(self.started_ms);
+        for at in [&mut self.started_ms, &mut self.plan_since.mono_ms, &mut self.rule_since_ms] {
+            *at = ended(*at);
+        }
     }
+
+    /// Settings that allow less silence begin with a fresh deadline for the members of the sync
+    /// rule: the primary told of them as often as it had to until now.
+    pub fn note_settings(&mut self, old: &Settings, new: &Settings, now: Now) {
+        let less = old.silence_ms().saturating_sub(new.silence_ms());
+        for node in self.nodes.values_mut() {
+            node.streamed_ms = node.streamed_ms.map(|at| later(at, less, now));
+        }
+    }
+}
+
+/// So much later than it was, but in the past.
+fn later(at_ms: u64, ms: u64, now: Now) -> u64 {
+    (at_ms + ms).min(now.mono_ms.saturating_sub(1)).max(at_ms)
 }

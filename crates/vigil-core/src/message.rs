@@ -143,6 +143,9 @@ pub struct Report {
     pub limits: Option<Limits>,
     pub problem: Option<Problem>,
     pub notices: Vec<Notice>,
+    /// The heartbeat by which its reports and its probe go, in milliseconds: not yet that of the
+    /// group where it has not heard of a change.
+    pub interval_ms: u64,
     /// The step it is at, for people.
     pub doing: Option<String>,
     pub system_id: Option<u64>,

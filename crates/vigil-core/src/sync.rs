@@ -79,7 +79,8 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
     }
     // Degrading is for when nobody is left to acknowledge: quicker than leaving the rule, because
     // clients are blocked meanwhile.
-    let out = |id: &NodeId| leaving(*id) || away_ms(*id) > group.settings.silence_ms();
+    let silence_ms = facts.silence_ms(rule.primary, &group.settings);
+    let out = |id: &NodeId| leaving(*id) || away_ms(*id) > silence_ms;
     let all_out = members.iter().all(out);
     if !members.is_empty() && !all_out {
         return changed(rule, members, 1);

@@ -71,10 +71,25 @@ impl Prober {
                 None => return,
             }
             self.login.try_if_due(&target);
-            let interval = self.record.borrow().settings.heartbeat_interval_ms.clamp(20, 60_000);
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(interval)) => {}
+                () = self.rest() => {}
                 () = postmaster.exited() => return,
+            }
+        }
+    }
+
+    /// Until the next probe is due, also by a heartbeat that becomes shorter meanwhile.
+    async fn rest(&mut self) {
+        let since = tokio::time::Instant::now();
+        loop {
+            let settings = self.record.borrow_and_update().settings;
+            let interval = settings.heartbeat_interval_ms.clamp(20, 60_000);
+            let due = since + Duration::from_millis(interval);
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => return,
+                changed = self.record.changed() => if changed.is_err() {
+                    return tokio::time::sleep_until(due).await;
+                },
             }
         }
     }

@@ -146,6 +146,7 @@ fn report() -> Report {
             failures: 3,
         }),
         notices: vec![Notice { seq: 4, kind: EventKind::Rejoin, text: "WAL kept".to_owned() }],
+        interval_ms: 5000,
         doing: Some("rewind".to_owned()),
         system_id: Some(1),
     }

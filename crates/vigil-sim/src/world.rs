@@ -168,6 +168,8 @@ pub struct World {
     next_command: u64,
     /// Faults that wait for a change of the primary.
     armed: Vec<usize>,
+    /// When a fault last began or ended, in milliseconds. Not counted: what an operator does.
+    pub(crate) calm_since_ms: u64,
     /// The faults are over.
     healed: bool,
     /// Clients have stopped writing.
@@ -215,6 +217,7 @@ impl World {
             next_id: 1,
             next_command: 1,
             armed: Vec::new(),
+            calm_since_ms: 0,
             healed: false,
             quiet: false,
             stirred: false,

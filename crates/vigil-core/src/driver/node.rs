@@ -100,6 +100,7 @@ pub struct NodeDriver {
     record: NodeRecord,
     order: Option<Order>,
     seen: Option<Observed>,
+    seen_ms: u64,
     /// False after a step has ended, until a look that began afterwards.
     fresh: bool,
     running: Option<Running>,
@@ -130,6 +131,7 @@ impl NodeDriver {
             record,
             order: None,
             seen: None,
+            seen_ms: now.mono_ms,
             fresh: false,
             running: None,
             next_id: 1,
@@ -356,6 +358,7 @@ impl NodeDriver {
             out.push(NodeOutput::Save(Box::new(self.record.clone())));
         }
         self.seen = Some(seen);
+        self.seen_ms = now.mono_ms;
         self.fresh = true;
         if self.must_fence(now) && self.running.as_ref().is_some_and(|r| r.step.can_be_cancelled())
         {

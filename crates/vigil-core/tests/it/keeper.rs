@@ -564,6 +564,37 @@ fn a_stall_outlives_orders_that_change_nothing_for_it() {
     assert_eq!(keeper.disk.replacing, None, "nothing was replaced");
 }
 
+/// On an idle server WAL comes once in a heartbeat, as reports do. Told with the report that is due
+/// next it would be two heartbeats old before the one after that.
+#[test]
+fn wal_that_comes_after_a_pause_is_told_at_once() {
+    let mut keeper = Keeper::welcomed(record(2));
+    let receives = |wal_age_ms: u64| {
+        let ServerView::Up(up) = attached(1, 7, true) else { unreachable!() };
+        ServerView::Up(UpView { wal_age_ms: Some(wal_age_ms), ..up })
+    };
+    keeper.ordered(order(7, 10, follow(1)));
+    let age = |keeper: &Keeper| keeper.sent.last().unwrap().following.unwrap().wal_age_ms;
+    keeper.sees(receives(800));
+    let told = keeper.sent.len();
+    keeper.ms += 500;
+    keeper.sees(receives(1_300));
+    assert_eq!(keeper.sent.len(), told, "the monitor knows how old it is");
+    keeper.ms += 400;
+    keeper.sees(receives(200));
+    assert_eq!((keeper.sent.len(), age(&keeper)), (told + 1, 200));
+    // On a busy one it comes all the time, and the reports that are due say so.
+    for _ in 0..2 {
+        keeper.ms += 300;
+        keeper.sees(receives(5));
+    }
+    assert_eq!(keeper.sent.len(), told + 1);
+    // What is told between two looks is as old as it is then.
+    keeper.ms += 400;
+    keeper.take(NodeInput::Tick).unwrap();
+    assert_eq!((keeper.sent.len(), age(&keeper)), (told + 2, 405));
+}
+
 /// A primary that serves is never promoted: whatever timelines were skipped meanwhile, it was
 /// promoted once in its epoch.
 #[test]

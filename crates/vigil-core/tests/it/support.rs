@@ -82,6 +82,7 @@ pub(crate) fn idle_report(promise: u64) -> Report {
         limits: None,
         problem: None,
         notices: Vec::new(),
+        interval_ms: 1000,
         doing: None,
         system_id: Some(SYSTEM_ID),
     }

@@ -209,6 +209,7 @@ pub(crate) fn report() -> Report {
         limits: None,
         problem: None,
         notices: Vec::new(),
+        interval_ms: 1000,
         doing: None,
         system_id: None,
     }

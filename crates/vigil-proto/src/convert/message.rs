@@ -55,6 +55,7 @@ message! {
         limits,
         problem,
         notices,
+        interval_ms,
         doing,
         system_id,
     }

@@ -1,13 +1,15 @@
 //! Silence towards the monitor alone is no failover: while a standby that the monitor hears gets
-//! WAL from the primary, only the link between monitor and primary is broken.
+//! WAL from the primary, only the link between monitor and primary is broken. And nobody is late by
+//! a heartbeat that it has not heard of.
 
 use vigil_core::event::Cause;
+use vigil_core::group::Group;
 
 use super::Moment;
 use crate::world::World;
 
 /// WAL is on its way for at most so long, and a report for as long, in milliseconds.
-const LATE_MS: u64 = 300;
+const LATE_MS: u64 = 100;
 
 pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     let Moment::Recorded { monitor, group, before, after, .. } = moment else { return None };
@@ -15,27 +17,37 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     if episode.cause != Cause::Unreachable {
         return None;
     }
-    if after.settings.silence_ms() < before.settings.silence_ms() {
-        return Some("late by a deadline that was not yet there".to_owned());
-    }
     let primary = world.host_of(*group, episode.from?)?;
-    let receives = |host: usize| {
-        let h = &world.hosts[host];
-        let recent = world.now_ms - h.pg.grew_ms < LATE_MS;
-        h.pg.receives_from(primary) && recent && !h.keeper_frozen && h.stream.is_some()
-    };
-    // What the monitor itself has in hand: a report of less than a heartbeat ago that vouches.
-    let witness = after.members.keys().filter_map(|id| world.host_of(*group, *id)).find(|host| {
-        let id = world.hosts[*host].disk.node_id;
-        let told = world.monitors[*monitor].cells.get(*group).is_some_and(|cell| {
-            let node = id.and_then(|id| cell.driver.facts().node(id));
-            node.is_some_and(|n| {
-                let fresh = n.heard_ms.is_some_and(|at| world.now_ms - at < LATE_MS);
-                let follows = n.report.as_ref().and_then(|r| r.following);
-                fresh && follows.is_some_and(|f| f.streaming && f.wal_age_ms < LATE_MS)
-            })
+    if let Some((at_ms, interval_ms)) = world.monitors[*monitor].heard(*group, episode.from?)
+        && world.now_ms - at_ms <= interval_ms * u64::from(after.settings.heartbeat_misses)
+    {
+        return Some(format!("late by a heartbeat that it does not know: said at {at_ms} ms"));
+    }
+    let p = &world.hosts[primary];
+    if p.driver.is_none() || p.keeper_frozen || p.pg.frozen {
+        return None;
+    }
+    let witness = (0..world.hosts.len())
+        .filter(|host| is_heard(world, *monitor, after, *group, *host))
+        .find(|host| {
+            let pg = &world.hosts[*host].pg;
+            let recent = world.now_ms - pg.grew_ms <= world.pace_ms(primary) + LATE_MS;
+            pg.receives_from(primary) && recent && !pg.frozen
         });
-        told && receives(*host)
-    });
     witness.map(|host| format!("{} receives, and was heard", world.hosts[host].name))
+}
+
+/// Whether a member's keeper has gone on telling the monitor, undisturbed for two heartbeats: then
+/// what it saw a heartbeat ago has been told.
+fn is_heard(world: &World, monitor: usize, record: &Group, group: usize, host: usize) -> bool {
+    let h = &world.hosts[host];
+    let longest_ms = (0..world.hosts.len()).map(|host| world.pace_ms(host)).max().unwrap_or(0);
+    let settled_ms = world.now_ms.saturating_sub(2 * longest_ms + LATE_MS);
+    h.group == group
+        && h.disk.node_id.is_some_and(|id| record.members.contains_key(&id))
+        && h.powered
+        && !h.keeper_frozen
+        && !world.net.lossy
+        && world.calm_since_ms < settled_ms
+        && world.is_connected(host, monitor, settled_ms)
 }

@@ -81,6 +81,9 @@ impl World {
         lasts_ms: u64,
     ) {
         let undo = |undo| Event::Undo(undo);
+        if !kind.is_command() {
+            self.calm_since_ms = self.now_ms;
+        }
         match kind {
             Kind::KillNode => {
                 self.power_off(host);
@@ -242,6 +245,7 @@ impl World {
     }
 
     pub(super) fn undo(&mut self, undo: Undo) {
+        self.calm_since_ms = self.now_ms;
         match undo {
             Undo::Power(host) => {
                 self.hosts[host].powered = true;

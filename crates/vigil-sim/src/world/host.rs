@@ -262,7 +262,21 @@ impl World {
         // The shell looks every few milliseconds while something is under way; a change of the
         // model asks for a look by itself, so it need not be as often here.
         let wait_ms = if h.step.is_some() { 100 } else { driver.look_in_ms().max(20) };
+        let wait_ms =
+            self.probe_in_ms(host).map_or(wait_ms, |probe_ms| wait_ms.min(probe_ms.max(1)));
         self.look_at(host, self.now_ms + wait_ms);
+    }
+
+    /// How often this keeper's probe makes WAL move, in milliseconds.
+    pub(crate) fn pace_ms(&self, host: usize) -> u64 {
+        let driver = self.hosts[host].driver.as_ref();
+        driver.map_or(self.scenario.heartbeat_ms, |d| d.record().settings.heartbeat_interval_ms)
+    }
+
+    fn probe_in_ms(&self, host: usize) -> Option<u64> {
+        let pg = &self.hosts[host].pg;
+        let due_ms = pg.grew_ms + self.pace_ms(host);
+        (pg.is_primary() && !pg.frozen).then(|| due_ms.saturating_sub(self.now_ms))
     }
 
     /// The keeper's write probe, and what walsenders know of their standbys.
@@ -272,9 +286,7 @@ impl World {
         if !pg.is_primary() || pg.frozen {
             return;
         }
-        let settings = self.hosts[host].driver.as_ref().map(|d| d.record().settings);
-        let every_ms = settings.map_or(self.scenario.heartbeat_ms, |s| s.heartbeat_interval_ms);
-        if now_ms.saturating_sub(pg.grew_ms) >= every_ms {
+        if self.probe_in_ms(host) == Some(0) {
             self.write(host, 1);
         }
         let life = self.hosts[host].pg.life;

@@ -3,8 +3,11 @@
 //! It does what the shipped shell does: commit, then tell; after a commit that failed look what the
 //! store has, and begin anew if that is not what was expected. Two processes may run at once.
 
+use std::collections::BTreeMap;
+
 use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
 use vigil_core::group::{Group, Plan};
+use vigil_core::ids::NodeId;
 
 use super::net::ToKeeper;
 use super::{Event, World};
@@ -26,11 +29,21 @@ pub(crate) struct Cell {
     /// The store is looked at from time to time, in case that another process writes to it.
     look_ms: u64,
     pause_until_ms: u64,
+    /// When this process last took in a report of each node, and the heartbeat by which that went,
+    /// in milliseconds: kept beside the driver, to judge it by.
+    heard: BTreeMap<NodeId, (u64, u64)>,
 }
 
 impl Cell {
     fn new(driver: GroupDriver, version: u64) -> Self {
-        Cell { driver, version, unsure: false, look_ms: 0, pause_until_ms: 0 }
+        Cell {
+            driver,
+            version,
+            unsure: false,
+            look_ms: 0,
+            pause_until_ms: 0,
+            heard: BTreeMap::new(),
+        }
     }
 }
 
@@ -47,6 +60,11 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) fn down() -> Self {
         Monitor { up: false, asleep: false, life: 0, cells: Vec::new(), tick_at_ms: 0 }
+    }
+
+    /// When this process last heard a node, and by which heartbeat that goes.
+    pub(crate) fn heard(&self, group: usize, node: NodeId) -> Option<(u64, u64)> {
+        self.cells.get(group)?.heard.get(&node).copied()
     }
 }
 
@@ -133,6 +151,15 @@ impl World {
             self.monitors[monitor].cells[group].driver.committed();
         }
         self.deliver(output);
+    }
+
+    pub(super) fn note_heard(&mut self, monitor: usize, group: usize, node: NodeId, stream: u64) {
+        let now_ms = self.now_ms;
+        let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+        let facts = cell.driver.facts().node(node).filter(|n| n.stream == Some(stream));
+        if let Some(report) = facts.and_then(|n| n.report.as_ref()) {
+            cell.heard.insert(node, (now_ms, report.interval_ms));
+        }
     }
 
     /// Whether it is durable. A failed commit may have been one that was not.

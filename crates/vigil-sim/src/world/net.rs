@@ -70,6 +70,7 @@ pub(crate) enum ToKeeper {
 pub(crate) struct Stream {
     pub(crate) host: usize,
     pub(crate) monitor: usize,
+    pub(crate) opened_ms: u64,
     /// The end at the keeper is open; the same for the monitor.
     pub(crate) at_keeper: bool,
     pub(crate) at_monitor: bool,
@@ -137,6 +138,16 @@ impl World {
         self.hosts[stream.host].powered && self.net.open(MONITOR + stream.monitor, stream.host)
     }
 
+    /// Whether a keeper's stream to this monitor was opened before `since_ms`, is open at both ends,
+    /// and carries.
+    pub(crate) fn is_connected(&self, host: usize, monitor: usize, since_ms: u64) -> bool {
+        let stream = self.hosts[host].stream.and_then(|id| self.streams.get(&id));
+        stream.is_some_and(|s| {
+            let whole = s.at_keeper && s.at_monitor && self.way_up(s) && self.way_down(s);
+            s.monitor == monitor && s.opened_ms < since_ms && whole
+        })
+    }
+
     /// A new stream to a monitor that can be reached, if there is one.
     pub(super) fn open_stream(&mut self, host: usize) -> Option<u64> {
         let both = |m: &usize| {
@@ -154,6 +165,7 @@ impl World {
             Stream {
                 host,
                 monitor,
+                opened_ms: self.now_ms,
                 at_keeper: true,
                 at_monitor: true,
                 node: None,
@@ -337,6 +349,7 @@ impl World {
             ToMonitor::Report(report) => {
                 let Some(node) = node else { return };
                 self.monitor_input(monitor, group, GroupInput::Report { stream, node, report });
+                self.note_heard(monitor, group, node, stream);
                 self.send_down(stream, ToKeeper::Heard);
             }
         }

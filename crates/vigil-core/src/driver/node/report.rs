@@ -11,6 +11,9 @@ use crate::node::{Next, pledge};
 use crate::state::NodeState;
 use crate::wal::{Lsn, Position, Tli};
 
+/// Two looks at the same WAL differ by no more in its age, in milliseconds.
+const SAME_WAL_MS: u64 = 20;
+
 impl NodeDriver {
     pub(super) fn report_if_due(&mut self, now: Now, out: &mut Vec<NodeOutput>) {
         if !self.stream_up {
@@ -20,12 +23,27 @@ impl NodeDriver {
         let report = self.report(seen, now);
         let due =
             now.mono_ms.saturating_sub(self.sent_ms) >= self.record.settings.heartbeat_interval_ms;
-        let news = self.last_sent.as_ref().is_none_or(|last| material(last) != material(&report));
+        let news = self.last_sent.as_ref().is_none_or(|last| {
+            material(last) != material(&report) || self.got_wal_again(last, &report, now)
+        });
         if due || news {
             self.sent_ms = now.mono_ms;
             self.last_sent = Some(report.clone());
             out.push(NodeOutput::Send(Box::new(report)));
         }
+    }
+
+    /// Whether WAL has come that the monitor, going by the last report, waits for since a heartbeat.
+    /// On an idle server it comes once in a heartbeat: told with the next report that is due, it
+    /// might be two heartbeats old by the one after that, and this witness would be doubted.
+    fn got_wal_again(&self, last: &Report, report: &Report, now: Now) -> bool {
+        let (Some(told), Some(following)) = (last.following, report.following) else {
+            return false;
+        };
+        let sent_ago_ms = now.mono_ms.saturating_sub(self.sent_ms);
+        let waits_ms = told.wal_age_ms.saturating_add(sent_ago_ms);
+        waits_ms >= self.record.settings.heartbeat_interval_ms
+            && following.wal_age_ms.saturating_add(SAME_WAL_MS) < waits_ms
     }
 
     fn report(&self, seen: &Observed, now: Now) -> Report {
@@ -59,7 +77,7 @@ impl NodeDriver {
             position: position.or(cluster.map(|c| c.checkpoint)),
             history: up.map(|up| up.history.clone()),
             highest_tli,
-            following: up.and_then(following),
+            following: up.and_then(|up| following(up, now.mono_ms.saturating_sub(self.seen_ms))),
             senders: up.map(|up| up.senders.clone()).unwrap_or_default(),
             rewind_source: up.is_some_and(|up| !up.in_recovery && up.checkpoint_tli == up.tli),
             usable: self.record.is_whole() && cluster.is_some(),
@@ -69,6 +87,7 @@ impl NodeDriver {
             limits: up.map(|up| up.limits),
             problem: self.problem(seen),
             notices: self.record.notices.clone(),
+            interval_ms: self.record.settings.heartbeat_interval_ms,
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
@@ -184,9 +203,9 @@ fn server_word(seen: &Observed) -> Server {
     }
 }
 
-fn following(up: &UpView) -> Option<Following> {
+fn following(up: &UpView, seen_ago_ms: u64) -> Option<Following> {
     let (primary, epoch) = up.upstream.filter(|_| up.in_recovery && !up.detached)?;
-    let wal_age_ms = up.wal_age_ms.unwrap_or(u64::MAX / 2);
+    let wal_age_ms = up.wal_age_ms.map_or(u64::MAX / 2, |age| age.saturating_add(seen_ago_ms));
     Some(Following { primary, epoch, streaming: up.streaming, wal_age_ms })
 }
 
