@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::group::{Group, Settings};
+use crate::group::{Group, INTERVALS_MS, Settings};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::message::{Report, Server};
 use crate::mutation::{Mutation, broken};
@@ -102,7 +102,7 @@ impl Facts {
     /// went. It has not heard of the change then, and is not late by what it does not know.
     pub fn interval_ms(&self, id: NodeId, settings: &Settings) -> u64 {
         let told_ms = self.report(id).map_or(0, |report| report.interval_ms);
-        settings.heartbeat_interval_ms.max(told_ms)
+        settings.heartbeat_interval_ms.max(told_ms.min(*INTERVALS_MS.end()))
     }
 
     /// Silence of a node for longer than this is a missed deadline, in milliseconds.

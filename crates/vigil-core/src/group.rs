@@ -1,6 +1,7 @@
 //! The durable record of a group: everything that must survive the monitor, and nothing else.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +27,9 @@ pub struct Settings {
     #[serde(default)]
     pub failover_window_ms: u64,
 }
+
+/// What a heartbeat interval may be, in milliseconds.
+pub const INTERVALS_MS: RangeInclusive<u64> = 100..=60_000;
 
 impl Settings {
     /// Silence for longer than this is a missed deadline, in milliseconds.

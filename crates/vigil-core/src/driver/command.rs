@@ -14,7 +14,7 @@ use crate::detect::{Verdict, judge};
 use crate::election::counts;
 use crate::event::{Cause, Event, EventKind, Operation};
 use crate::facts::Facts;
-use crate::group::{Group, Member, Plan};
+use crate::group::{Group, INTERVALS_MS, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 
 /// So many changes of the primary may have been missed by a store that goes on without having
@@ -327,7 +327,7 @@ fn set_settings(
             ));
         }
     }
-    if interval_ms.is_some_and(|ms| !(100..=60_000).contains(&ms)) {
+    if interval_ms.is_some_and(|ms| !INTERVALS_MS.contains(&ms)) {
         return Err(Refusal::new(
             RefusalCode::BadValue,
             "the heartbeat interval is out of range",
