@@ -194,6 +194,12 @@ impl World {
         let below = self.ghost.groups[h.group].given_up_below;
         h.disk.promise < below || h.pg.writer().is_some_and(|w| w.rule.epoch < below)
     }
+
+    /// Whether a group's store was put back to before an operator accepted a loss: it may side with
+    /// nodes whose word was given up, until one that was there is heard.
+    pub(crate) fn is_from_before_the_loss(&self, group: usize) -> bool {
+        self.stores[group].record.epoch < self.ghost.groups[group].given_up_below
+    }
 }
 
 /// The winner that was recorded at the price of a loss, if that is what happened.

@@ -168,7 +168,8 @@ pub struct World {
     next_command: u64,
     /// Faults that wait for a change of the primary.
     armed: Vec<usize>,
-    /// When a fault last began or ended, in milliseconds. Not counted: what an operator does.
+    /// When a fault last began or ended, or a keeper started, in milliseconds. Not counted: what an
+    /// operator does.
     pub(crate) calm_since_ms: u64,
     /// The faults are over.
     healed: bool,

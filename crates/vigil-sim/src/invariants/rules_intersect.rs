@@ -16,7 +16,7 @@ fn check_group(world: &World, group: usize) -> Option<String> {
     // A store that was put back asks everybody before it elects.
     let given_up = matches!(store.record.plan, Plan::Electing { accept_loss: true, .. });
     let asks = store.doubtful || store.record.plan == Plan::Recovering;
-    if asks || rules.is_empty() || given_up {
+    if asks || rules.is_empty() || given_up || world.is_from_before_the_loss(group) {
         return None;
     }
     let hosts: Vec<usize> = world.of_group(group).map(|(i, _)| i).collect();

@@ -24,7 +24,7 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
         return Some(format!("late by a heartbeat that it does not know: said at {at_ms} ms"));
     }
     let p = &world.hosts[primary];
-    if p.driver.is_none() || p.keeper_frozen || p.pg.frozen {
+    if p.driver.is_none() || p.keeper_frozen || p.pg.frozen || p.lag_ms > 0 {
         return None;
     }
     let witness = (0..world.hosts.len())
@@ -47,6 +47,7 @@ fn is_heard(world: &World, monitor: usize, record: &Group, group: usize, host: u
         && h.disk.node_id.is_some_and(|id| record.members.contains_key(&id))
         && h.powered
         && !h.keeper_frozen
+        && h.lag_ms == 0
         && !world.net.lossy
         && world.calm_since_ms < settled_ms
         && world.is_connected(host, monitor, settled_ms)

@@ -142,6 +142,7 @@ impl World {
         if h.driver.is_some() || h.keeper_life != life || !h.powered || h.left {
             return;
         }
+        self.calm_since_ms = self.now_ms;
         let driver = NodeDriver::new(h.disk.clone(), self.clock(host));
         let h = &mut self.hosts[host];
         h.driver = Some(driver);
