@@ -6,10 +6,12 @@
 //! | [`values`] | values that several programs take |
 //! | [`log`] | the log, on stderr |
 //! | [`signals`] | the requests to stop |
+//! | [`descriptors`] | how many files and sockets may be open at once |
 //! | [`failure`] | how a program ends: what it prints, its exit code |
 //!
 //! A `main` is `vigil_daemon::end(start())`, where `start` returns `Result<(), Stop>`.
 
+pub mod descriptors;
 pub mod failure;
 pub mod log;
 pub mod options;

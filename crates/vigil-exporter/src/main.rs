@@ -15,6 +15,7 @@ fn main() -> ExitCode {
 fn start() -> Result<(), Stop> {
     let config = Config::read(std::env::args_os(), |name| std::env::var_os(name))?;
     config.log.start(&["vigil_exporter"]);
+    vigil_daemon::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

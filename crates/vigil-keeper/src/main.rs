@@ -16,6 +16,7 @@ fn start() -> Result<(), Stop> {
     // Before any thread is started.
     vigil_postgres::user::reexec_as_postgres().map_err(Failure::prerequisite)?;
     config.log.start(&["vigil_keeper", "vigil_postgres", "vigil_core", "vigil_proto"]);
+    vigil_daemon::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More than there are tasks that a stuck disk can block.
         .worker_threads(6)

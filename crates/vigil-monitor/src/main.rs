@@ -23,6 +23,7 @@ fn start() -> Result<(), Stop> {
     // After the change of user the kernel would call it `exe`. Cosmetic: no matter if it fails.
     let _ = std::fs::write("/proc/self/comm", "vigil-monitor");
     config.log.start(&["vigil_monitor", "vigil_core", "vigil_postgres"]);
+    vigil_daemon::descriptors::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(workers())
