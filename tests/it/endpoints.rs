@@ -241,9 +241,10 @@ fn the_views_of_pg_auto_failover_answer(lab: &Lab) {
     let mut monitor = config(&Address::Tcp(lab.tcp("monitor")));
     monitor.user("autoctl_node").dbname("pg_auto_failover");
     let ask = |sql: &str| query(&monitor, sql, secs(5));
-    // It is written behind what the monitor serves.
+    // It is written behind what the monitor serves: what is read below is awaited whole.
     let all = "select count(*) from pgautofailover.node
-        where reportedstate = goalstate and health = 1 and reportedlsn > '0/0'";
+        where reportedstate = goalstate and health = 1 and reportedlsn > '0/0'
+          and reportedstate = case nodename when 'node1' then 'primary' else 'secondary' end";
     lab.wait_until("the view is up to date", secs(10), || {
         ask(all).is_ok_and(|rows| rows[0][0].as_deref() == Some("3"))
     });

@@ -4,7 +4,7 @@
 //! account of what was acknowledged ([`harness::Writers`]), does harm, and looks at the end for
 //! every acknowledged row on every node. Every wait is a condition with a deadline.
 //!
-//! The scenarios run one at a time, whatever `--test-threads` says: they measure time, and two
+//! The scenarios run two at a time, whatever `--test-threads` says: they measure time, and more
 //! clusters on two cores would measure each other.
 //!
 //! One of them: `cargo test -p vigil-tests --test it -- --nocapture a_frozen_primary`; the programs

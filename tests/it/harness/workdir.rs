@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -90,31 +90,50 @@ pub(crate) fn built_with_fail_points() -> Option<PathBuf> {
     dirs.chain([target.join("debug")]).find(has_them)
 }
 
-/// One scenario at a time: within this process, and among all processes of this machine.
+/// So many scenarios at a time: what they wait for is mostly time itself, and two clusters on two
+/// cores leave each other enough. More would measure each other.
+const AT_ONCE: u16 = 2;
+
+/// So many ports belong to each of them.
+const PORTS: u16 = 6_000;
+
+/// One of the places in which a scenario may run, within this process and among all processes of
+/// this machine, for as long as its file is locked.
 struct Turn {
     _file: File,
-    _guard: MutexGuard<'static, ()>,
 }
 
+/// The place of this process, which owns a range of ports: nextest gives each scenario a process.
+static PLACE: AtomicU16 = AtomicU16::new(0);
+
 fn turn() -> Turn {
-    static ONE: Mutex<()> = Mutex::new(());
-    let guard = ONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let path = std::env::temp_dir().join("pgvigil-it.lock");
-    // Another user's lock file cannot be written, but it can be locked.
-    let file = File::open(&path).unwrap_or_else(|_| File::create(&path).unwrap());
-    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        eprintln!("another test run on this machine is at work: waiting for it");
-        flock(&file, FlockOperation::LockExclusive).unwrap();
+    let mut said = false;
+    loop {
+        for place in 0..AT_ONCE {
+            let path = std::env::temp_dir().join(format!("pgvigil-it.{place}.lock"));
+            // Another user's lock file cannot be written, but it can be locked.
+            let file = File::open(&path).unwrap_or_else(|_| File::create(&path).unwrap());
+            if flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok() {
+                PLACE.store(place, Ordering::Relaxed);
+                return Turn { _file: file };
+            }
+        }
+        if !said {
+            eprintln!("other tests on this machine are at work: waiting for them");
+            said = true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
-    Turn { _file: file, _guard: guard }
 }
 
 /// A port that nobody listens on, below the range that outgoing connections take theirs from.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let spread = u16::try_from(std::process::id() % 997).unwrap() * 11;
+    let first = 20_000 + PLACE.load(Ordering::Relaxed) * PORTS;
+    // A port of the scenario before may still be held by a connection that has ended.
+    let spread = u16::try_from(std::process::id() % 499).unwrap() * 12;
     loop {
-        let port = 20_000 + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % 12_000;
+        let port = first + (spread + NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         let any = SocketAddr::from(([0, 0, 0, 0], port));
         if TcpListener::bind(any).is_ok() {
             return port;
