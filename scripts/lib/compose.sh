@@ -21,6 +21,11 @@ compose_command() { # sets COMPOSE
     fi
 }
 
+compose_name() { # what people type here: docker compose, or docker-compose where only that is installed
+    [[ ${COMPOSE-} ]] || compose_command
+    printf '%s' "${COMPOSE[*]}"
+}
+
 env_file() { # the .env file in use: PGVIGIL_ENV_FILE, else .env, else .env.test
     local file=${PGVIGIL_ENV_FILE-}
     if [[ -z $file ]]; then
@@ -147,7 +152,7 @@ not_healthy() { # the containers that are not, each with its state
 stop_service() { # NAME
     local service
     service=$(service_of "$1")
-    is_running "$service" || die 5 "$service is not running (${service:+$(container_state "$service")})" "docker compose ps"
+    is_running "$service" || die 5 "$service is not running (${service:+$(container_state "$service")})" "$(compose_name) ps"
     docker stop -t 60 "$service" >/dev/null
     wait_for 5 is_stopped "$service" || die 1 "$service was told to stop, it is $(container_state "$service")"
 }
@@ -155,7 +160,7 @@ stop_service() { # NAME
 kill_service() { # NAME: SIGKILL to all of it, as if its power went; it stays down
     local service
     service=$(service_of "$1")
-    is_running "$service" || die 5 "$service is not running" "docker compose ps"
+    is_running "$service" || die 5 "$service is not running" "$(compose_name) ps"
     docker kill "$service" >/dev/null
     wait_for 5 is_stopped "$service" || die 1 "$service was killed, it is $(container_state "$service")"
 }

@@ -35,7 +35,7 @@ fail_compose_up() { # MESSAGE: with what helps to see why
         say "--- $name is $(container_state "$name"), its last lines:"
         docker logs --tail 5 "$name" >&2 2>&1 || true
     done
-    die 1 "$1" "docker compose logs; scripts/lab reset --docker begins anew"
+    die 1 "$1" "$(compose_name) logs; scripts/lab reset --docker begins anew"
 }
 
 docker_up() {
@@ -46,7 +46,7 @@ docker_up() {
     say "building the images (the first time it takes minutes)"
     compose build >&2 || die 1 "the images could not be built"
     say "built after $((SECONDS - began)) s"
-    compose up -d --no-build >&2 || fail_compose_up "docker compose up failed"
+    compose up -d --no-build >&2 || fail_compose_up "$(compose_name) up failed"
     wait_for 180 is_settled || fail_compose_up "not 1 primary and 2 secondaries after 180 s"
     wait_for 120 all_healthy || fail_compose_up "not all containers are healthy after 120 s: $(not_healthy)"
     say "up after $((SECONDS - began)) s"
@@ -55,20 +55,21 @@ docker_up() {
 }
 
 docker_hints() {
-    local file password
+    local file password dc
+    dc=$(compose_name)
     file=$(env_file)
     password=$(env_value POSTGRES_PASSWORD)
     file=${file#"$ROOT/"}
     cat <<TEXT
 
 What to try, from the top of the repository (first: cp $file .env):
-  docker compose exec pgaf-monitor pgctl show-state
-  docker compose exec pgaf-monitor psql -d pg_auto_failover -c 'select nodename, reportedstate, health from pgautofailover.node'
+  $dc exec pgaf-monitor pgctl show-state
+  $dc exec pgaf-monitor psql -d pg_auto_failover -c 'select nodename, reportedstate, health from pgautofailover.node'
   PGPASSWORD=$password psql -h 127.0.0.1 -p $(port_of "$(primary_service)") -U postgres -d $(app_database) -c 'select count(*) from patients'
-  docker compose kill postgres-primary; docker compose exec pgaf-monitor pgctl show-events
-  docker compose start postgres-primary           it comes back as a secondary
-  docker compose exec pgaf-monitor /opt/pgaf/perform-failover.sh
-  docker compose exec pgaf-monitor pgctl show-uri     where to write after a failover
+  $dc kill postgres-primary; $dc exec pgaf-monitor pgctl show-events
+  $dc start postgres-primary           it comes back as a secondary
+  $dc exec pgaf-monitor /opt/pgaf/perform-failover.sh
+  $dc exec pgaf-monitor pgctl show-uri     where to write after a failover
   scripts/lab-tests                               the five tests, drills and recipes
   Prometheus http://127.0.0.1:9090   Alertmanager http://127.0.0.1:9093   metrics http://127.0.0.1:9187/metrics$(is_offline || printf '   Grafana http://127.0.0.1:3000 (%s / %s)' "$(env_value GRAFANA_USER admin)" "$(env_value GRAFANA_PASSWORD admin)")
   scripts/lab down --docker                       stop; the data stays. reset --docker removes it
@@ -76,12 +77,12 @@ TEXT
 }
 
 docker_down() {
-    compose down >&2 || die 1 "docker compose down failed"
+    compose down >&2 || die 1 "$(compose_name) down failed"
     say "down; the data stays in Docker's volumes"
 }
 
 docker_reset() {
-    compose down -v >&2 || die 1 "docker compose down -v failed"
+    compose down -v >&2 || die 1 "$(compose_name) down -v failed"
     say "removed the containers and their data"
 }
 

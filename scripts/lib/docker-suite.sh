@@ -180,6 +180,7 @@ suite_quick_checks() {
     cd "$ROOT"
     [[ $(plain .env.test exec -T pgaf-monitor /opt/pgaf/show-state.sh | jq -r '.nodes[] | select(.reportedstate=="primary") | .nodename') == node1 ]]
     [[ $(plain .env.test exec -T pgaf-monitor psql -d pg_auto_failover -XAtc "select count(*) from pgautofailover.node where health = 1") == 3 ]]
+    [[ $(plain .env.test exec -T pgaf-monitor psql -U postgres -d pg_auto_failover -XAtc 'select current_user') == postgres ]]
     [[ $(plain .env.test exec -T postgres-primary psql -U postgres -d healthcare_db -XAtc 'select count(*) from patients') == 15 ]]
     state=$(count_rows node1)
     [[ $state == 'appointments=10 audit_log=0 healthcare_providers=5 lab_results=4 medical_facilities=3 medical_records=3 patients=15 prescriptions=3' ]] || fail "$state"

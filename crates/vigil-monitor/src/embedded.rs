@@ -215,6 +215,7 @@ fn hba(cidrs: &[String]) -> String {
     let mut lines = vec![
         "# Written by vigil-monitor at each start: changes are lost. See --pg-hba-cidr.".to_owned(),
         "local all postgres peer map=pgvigil".to_owned(),
+        format!("local {DATABASE} {READER} trust"),
     ];
     let loopback = ["127.0.0.1/32", "::1/128"].map(str::to_owned);
     for cidr in loopback.iter().chain(cidrs) {
@@ -279,6 +280,7 @@ mod tests {
             rules,
             [
                 "local all postgres peer map=pgvigil",
+                "local pg_auto_failover autoctl_node trust",
                 "host pg_auto_failover autoctl_node 127.0.0.1/32 trust",
                 "host pg_auto_failover autoctl_node ::1/128 trust",
                 "host pg_auto_failover autoctl_node 10.0.0.0/8 trust",
