@@ -31,6 +31,11 @@ pub enum StandbyError {
     Runs(PathBuf),
     #[error("{} was not stopped cleanly ({state:?}): a rewind needs that", pgdata.display())]
     NotClean { pgdata: PathBuf, state: ControlState },
+    #[error(
+        "{} has {} MB left, {} MB are needed to keep the WAL that would be given up: make room there",
+        dir.display(), left >> 20, needed >> 20
+    )]
+    NoRoom { dir: PathBuf, needed: u64, left: u64 },
     #[error("{} has neither checksums nor wal_log_hints: it cannot be rewound", .0.display())]
     NotRewindable(PathBuf),
 }
