@@ -17,6 +17,7 @@
 //! | `PGVIGIL_TEST_ALL=1` | the long versions of the scenarios that repeat something |
 //! | `PGVIGIL_TEST_KEEP=1` | keep the directory of a scenario that failed |
 //! | `PGVIGIL_FAULT_SEED` | repeat a run of random faults |
+//! | `PGVIGIL_NIGHT_MINUTES` | how long random faults go on in the long version; default 60 |
 
 // A test may stop at once where a program may not.
 #![allow(clippy::unwrap_used)]
@@ -25,6 +26,7 @@ mod harness;
 
 mod harness_checks;
 
+mod busy;
 mod command_line;
 mod each_step;
 mod endpoints;

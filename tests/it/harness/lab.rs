@@ -17,6 +17,7 @@ use builder::{Builder, Watchdog};
 use host::Host;
 pub(crate) use host::Part;
 
+use super::disk::Disk;
 use super::log::surprises;
 use super::network::{CLIENT, Network};
 use super::pg::{self, Address, Rows};
@@ -178,6 +179,7 @@ impl Lab {
             frozen: Vec::new(),
             mounts: Vec::new(),
             env: Vec::new(),
+            disks: None,
         });
         for (option, value) in [
             ("--pgdata", data.display().to_string()),
@@ -205,6 +207,16 @@ impl Lab {
         let own = self.dir.make_home(&format!("{name}/{}", at.file_name().unwrap().display()));
         self.host_mut(name).mounts.push((own.clone(), at.to_owned()));
         own
+    }
+
+    /// The disk of a node's data, in a lab with [`Builder::disks`].
+    pub(crate) fn data_disk(&self, name: &str) -> &Disk {
+        &self.host(name).disks.as_ref().expect("this lab has no disks").0
+    }
+
+    /// The disk of its keeper's state.
+    pub(crate) fn state_disk(&self, name: &str) -> &Disk {
+        &self.host(name).disks.as_ref().expect("this lab has no disks").1
     }
 
     /// A variable in the environment of a daemon, from its next start on.

@@ -1,5 +1,6 @@
 //! What the scenarios are made of.
 
+mod disk;
 mod fingerprint;
 mod lab;
 mod log;
@@ -8,18 +9,21 @@ mod pg;
 mod process;
 mod random;
 mod state;
+mod throttle;
 mod workdir;
 mod writers;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use disk::Disk;
 pub(crate) use fingerprint::fingerprint;
 pub(crate) use lab::{Lab, Part};
 pub(crate) use network::Network;
 pub(crate) use pg::{Address, Session, Stream, config, query};
-pub(crate) use process::{Output, Process, own, run, under};
+pub(crate) use process::{Output, Owned, Process, own, run, under};
 pub(crate) use random::Random;
 pub(crate) use state::{State, has_fields};
+pub(crate) use throttle::{FewDescriptors, Throttle};
 pub(crate) use workdir::{Workdir, built_with_fail_points, free_port, is_root, postgres_bin};
 pub(crate) use writers::{Ack, Writers, longest_gap, two_at_once};
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::disk;
 use super::process::{self, Process};
 
 const PREFIX: &str = "pgvigil-it-";
@@ -35,7 +36,7 @@ fn service_user() -> Option<(u32, u32)> {
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
-fn as_service_user(command: &mut Command) -> &mut Command {
+pub(super) fn as_service_user(command: &mut Command) -> &mut Command {
     if let Some((uid, gid)) = service_user() {
         command.uid(uid).gid(gid);
     }
@@ -162,6 +163,7 @@ fn remove_leftovers(base: &Path) {
         let kept = foreign || entry.path().join("kept").exists();
         if owner.is_some_and(|pid: i32| Process::of(pid).is_none()) && !kept {
             process::kill_all(|| process::under(&entry.path()));
+            disk::unmount_below(&entry.path());
             let _ = fs::remove_dir_all(entry.path());
         }
     }
@@ -286,6 +288,7 @@ pub(crate) fn quietly(work: impl FnOnce()) {
 impl Drop for Workdir {
     fn drop(&mut self) {
         quietly(|| self.kill_everything());
+        quietly(|| disk::unmount_below(&self.path));
         let failed = std::thread::panicking();
         if failed && std::env::var_os("PGVIGIL_TEST_KEEP").is_some_and(|v| !v.is_empty()) {
             let _ = File::create(self.path.join("kept"));

@@ -11,7 +11,11 @@ use super::host::Host;
 use super::{Lab, MONITOR};
 use crate::harness::network::{CLIENT, Network};
 use crate::harness::workdir::{Workdir, free_address, free_port, postgres_bin};
-use crate::harness::{process, secs};
+use crate::harness::{Disk, process, secs};
+
+/// Room for a new server, a copy beside an old one, and the WAL of a scenario.
+const DATA_DISK_MB: u32 = 1024;
+const STATE_DISK_MB: u32 = 256;
 
 pub(crate) struct Builder {
     nodes: usize,
@@ -21,6 +25,7 @@ pub(crate) struct Builder {
     limit: Duration,
     stubs: bool,
     programs: Option<PathBuf>,
+    disks: bool,
 }
 
 impl Builder {
@@ -33,6 +38,7 @@ impl Builder {
             limit: secs(180),
             stubs: false,
             programs: None,
+            disks: false,
         }
     }
 
@@ -55,6 +61,12 @@ impl Builder {
     /// Every host in a network namespace of its own. Needs [`Network::missing`] to be nothing.
     pub(crate) fn network(mut self, network: bool) -> Self {
         self.network = network;
+        self
+    }
+
+    /// The data of each node and the state of its keeper on small disks of their own. For root only.
+    pub(crate) fn disks(mut self, disks: bool) -> Self {
+        self.disks = disks;
         self
     }
 
@@ -107,9 +119,17 @@ impl Builder {
         let mut hosts = Vec::new();
         let mut add = |name: &str, program, data: &str| {
             let home = dir.make_home(name);
+            let disks = (self.disks && name != MONITOR).then(|| {
+                let disk = |of: &str, megabytes| {
+                    Disk::mount(&dir.make_home(&format!("{name}/{of}")), megabytes)
+                };
+                (disk("data", DATA_DISK_MB), disk("state", STATE_DISK_MB))
+            });
+            let under = disks.as_ref().map_or(&home, |(data, _)| &data.at);
             hosts.push(Host {
                 name: name.to_owned(),
-                data: home.join(data),
+                data: under.join(data),
+                disks,
                 home,
                 pg_port: free_port(),
                 http: free_address(ip(name)),
@@ -143,6 +163,9 @@ impl Builder {
                 args.push(("--number-sync-standbys", number));
             } else {
                 args.push(("--pgdata", data));
+                if let Some((_, state)) = &host.disks {
+                    args.push(("--state-dir", state.at.join("keeper").display().to_string()));
+                }
                 args.push(("--name", host.name.clone()));
                 args.push(("--host", host.ip.to_string()));
                 args.push(("--monitor", format!("http://{grpc}")));

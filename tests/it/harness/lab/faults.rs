@@ -110,6 +110,11 @@ impl Lab {
         }
     }
 
+    /// What a part of a host consists of now.
+    pub(crate) fn processes(&self, name: &str, part: Part) -> Vec<Process> {
+        self.host(name).find(part)
+    }
+
     pub(crate) fn postmaster(&self, name: &str) -> Option<Process> {
         self.host(name).postmaster()
     }

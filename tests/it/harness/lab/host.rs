@@ -4,6 +4,7 @@ use std::fs;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use crate::harness::Disk;
 use crate::harness::process::{self, Owned, Process};
 
 /// What of a node a fault hits.
@@ -33,6 +34,8 @@ pub(super) struct Host {
     /// (a directory of its own, where this host sees it): what is on a path differs by host.
     pub(super) mounts: Vec<(PathBuf, PathBuf)>,
     pub(super) env: Vec<(String, String)>,
+    /// Where its data is and where its keeper's state is, if these are disks of their own.
+    pub(super) disks: Option<(Disk, Disk)>,
 }
 
 impl Host {
