@@ -26,6 +26,7 @@ mod harness;
 
 mod harness_checks;
 
+mod blind;
 mod busy;
 mod command_line;
 mod each_step;

@@ -36,7 +36,6 @@ pub mod state_file;
 pub mod status;
 #[cfg(test)]
 mod testing;
-mod walsenders;
 
 use std::net::TcpListener;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use vigil_core::node::record::NodeRecord;
 use vigil_core::rule::{NOBODY, SyncRule};
 use vigil_postgres::conf::{self, ManagedConf};
 use vigil_postgres::hba::HbaPlan;
-use vigil_postgres::process::Postmaster;
+use vigil_postgres::process::{Postmaster, ProcessError};
 use vigil_postgres::standby::Upstream;
 use vigil_postgres::{Installation, Session, Target, process};
 
@@ -108,27 +108,27 @@ impl Local {
     }
 
     /// The running server's first process, found again if this keeper did not start it.
-    pub fn postmaster(&self) -> Option<Postmaster> {
+    ///
+    /// # Errors
+    /// It cannot be told whether there is one.
+    pub fn postmaster(&self) -> Result<Option<Postmaster>, ProcessError> {
         let known = self.known().postmaster.clone();
         if let Some(postmaster) = known.filter(|p| !p.has_exited()) {
-            return Some(postmaster);
+            return Ok(Some(postmaster));
         }
-        let found = process::adopt(&self.pgdata).unwrap_or_else(|error| {
-            tracing::warn!(%error, "cannot tell whether Postgres runs");
-            None
-        });
+        let found = process::adopt(&self.pgdata)?;
         if let Some(postmaster) = &found {
             tracing::info!(pid = postmaster.pid.as_raw_pid(), "taking over the running Postgres");
             self.known().upstream = None;
         }
         self.known().postmaster.clone_from(&found);
-        found
+        Ok(found)
     }
 
     /// # Errors
     /// No server runs.
     pub fn running(&self) -> Result<Postmaster> {
-        self.postmaster().context("Postgres does not run")
+        self.postmaster()?.context("Postgres does not run")
     }
 
     pub fn set_postmaster(&self, postmaster: Option<Postmaster>) {

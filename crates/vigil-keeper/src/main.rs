@@ -17,6 +17,8 @@ fn start() -> Result<(), Stop> {
     vigil_postgres::user::reexec_as_postgres().map_err(Failure::prerequisite)?;
     config.log.start(&["vigil_keeper", "vigil_postgres", "vigil_core", "vigil_proto"]);
     vigil_daemon::descriptors::raise_limit();
+    vigil_postgres::process::hold_process_table()
+        .map_err(|e| Failure::prerequisite(format!("cannot read /proc: {e}")).hint("mount it"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         // More than there are tasks that a stuck disk can block.
         .worker_threads(6)

@@ -12,7 +12,7 @@ use vigil_core::node::record::NodeRecord;
 use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::control::{Control, ControlState};
 use vigil_postgres::pgdata::{self, DataDir};
-use vigil_postgres::process::{self, Pid, Postmaster};
+use vigil_postgres::process::{self, Pid, Postmaster, ProcessError};
 use vigil_postgres::sql::{SqlError, remote};
 use vigil_postgres::{Session, SqlStatus};
 
@@ -24,6 +24,9 @@ const STATUS_WITHIN: Duration = Duration::from_secs(1);
 
 /// A standby that has got nothing for so long asks whether its primary is there.
 const STARVED: Duration = Duration::from_secs(3);
+
+/// After a look that saw nothing.
+const BLINK: Duration = Duration::from_millis(20);
 
 /// What the agent asks for: a look that begins after this number was set.
 pub type Wanted = watch::Receiver<u64>;
@@ -44,7 +47,14 @@ pub async fn observe(
     mut wanted: Wanted,
     looks: mpsc::Sender<Look>,
 ) {
-    let mut observer = Observer { local, record, hung, session: None, memory: Memory::default() };
+    let mut observer = Observer {
+        local,
+        record,
+        hung,
+        session: None,
+        memory: Memory::default(),
+        blind: String::new(),
+    };
     loop {
         let known = observer.memory.server.clone();
         let receiver = observer.memory.receiver;
@@ -55,10 +65,14 @@ pub async fn observe(
             Ok(()) = observer.hung.changed() => {}
         }
         let began = *wanted.borrow_and_update();
-        if let Some(seen) = observer.look().await
-            && looks.send(Look { began, seen }).await.is_err()
-        {
-            return;
+        match observer.look().await {
+            Some(seen) => {
+                if looks.send(Look { began, seen }).await.is_err() {
+                    return;
+                }
+            }
+            // What woke this look may still be so.
+            None => tokio::time::sleep(BLINK).await,
         }
     }
 }
@@ -88,6 +102,8 @@ struct Observer {
     hung: watch::Receiver<bool>,
     session: Option<Session>,
     memory: Memory,
+    /// Why it cannot be told which processes run, if so.
+    blind: String,
 }
 
 /// What is remembered of one run of the server.
@@ -119,12 +135,8 @@ impl Observer {
     }
 
     async fn server(&mut self) -> Option<ServerView> {
-        let Some(postmaster) = self.local.postmaster() else {
-            self.session = None;
-            self.memory = Memory::default();
-            let orphans = process::processes_of(&self.local.pgdata);
-            return Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans });
-        };
+        let found = self.local.postmaster();
+        let Some(postmaster) = self.seen(found)? else { return self.without_postmaster() };
         if self.memory.server.as_ref().map(|p| p.pid) != Some(postmaster.pid) {
             self.session = None;
             self.memory = Memory { server: Some(postmaster.clone()), ..Memory::default() };
@@ -146,16 +158,41 @@ impl Observer {
         match answer {
             None => {
                 // At once: processes that live on must be killed before anything else.
-                self.session = None;
-                self.memory = Memory::default();
-                let orphans = process::processes_of(&self.local.pgdata);
-                Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
+                self.without_postmaster()
             }
             Some(Ok(None)) if self.memory.started_at_us != 0 => None,
             Some(Ok(None)) => Some(ServerView::Starting),
             Some(Ok(Some(status))) => self.up(&postmaster, &status).map(ServerView::Up),
             Some(Err(error)) => self.refused(&error),
         }
+    }
+
+    /// Down only when the whole process table was read and has nothing of ours.
+    fn without_postmaster(&mut self) -> Option<ServerView> {
+        let listed = process::processes_of(&self.local.pgdata);
+        let orphans = self.seen(listed)?;
+        self.session = None;
+        self.memory = Memory::default();
+        Some(if orphans.is_empty() { ServerView::Down } else { ServerView::Orphans })
+    }
+
+    /// `None`, and one line in the log, for what cannot be told now: that is no news of the server.
+    fn seen<T>(&mut self, looked: Result<T, ProcessError>) -> Option<T> {
+        let error = match looked {
+            Ok(seen) => {
+                if !self.blind.is_empty() {
+                    tracing::info!("the processes can be seen again");
+                    self.blind.clear();
+                }
+                return Some(seen);
+            }
+            Err(error) => error.to_string(),
+        };
+        if self.blind != error {
+            tracing::warn!(error, "it is unknown whether Postgres runs");
+            self.blind = error;
+        }
+        None
     }
 
     /// `None`: it says of itself that it starts or stops.
@@ -211,7 +248,8 @@ impl Observer {
         let control = vigil_postgres::control::read(&local.pgdata)
             .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
             .ok()?;
-        self.memory.receiver = process::receiver_pid(postmaster.pid).filter(|_| status.in_recovery);
+        let receiver = process::receiver_pid(postmaster.pid);
+        self.memory.receiver = self.seen(receiver)?.filter(|_| status.in_recovery);
         let receiver_alive = self.memory.receiver.is_some();
         let receiver = status.receiver.as_ref().filter(|_| receiver_alive);
         let streaming = receiver.is_some_and(|r| r.status == "streaming");

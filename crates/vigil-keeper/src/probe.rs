@@ -35,8 +35,10 @@ pub async fn probe(
     loop {
         let began = Instant::now();
         match prober.local.postmaster() {
-            None => _ = prober.hung.send_if_modified(std::mem::take),
-            Some(postmaster) => prober.watch(&postmaster).await,
+            Ok(None) => _ = prober.hung.send_if_modified(std::mem::take),
+            Ok(Some(postmaster)) => prober.watch(&postmaster).await,
+            // The observer says so.
+            Err(error) => tracing::debug!(%error, "nothing to probe is seen"),
         }
         // The server is gone or refuses: look again soon, a start takes 60 ms.
         let pause = Duration::from_millis(20).saturating_sub(began.elapsed());

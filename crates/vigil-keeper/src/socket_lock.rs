@@ -4,18 +4,24 @@
 
 use std::path::{Path, PathBuf};
 
-use vigil_postgres::{FileError, durable, process};
+use vigil_postgres::process::ProcessError;
+use vigil_postgres::{durable, process};
 
 /// Removes the lock if it is of this data directory and nothing lives there.
-pub(crate) fn clear_stale(socket_dir: &Path, port: u16, pgdata: &Path) -> Result<bool, FileError> {
+pub(crate) fn clear_stale(
+    socket_dir: &Path,
+    port: u16,
+    pgdata: &Path,
+) -> Result<bool, ProcessError> {
     let lock = socket_dir.join(format!(".s.PGSQL.{port}.lock"));
     let text = std::fs::read_to_string(&lock).unwrap_or_default();
     // Of another data directory, or none: Postgres itself decides.
-    if directory_in(&text).as_deref() != Some(pgdata) || !process::processes_of(pgdata).is_empty() {
+    if directory_in(&text).as_deref() != Some(pgdata) || !process::processes_of(pgdata)?.is_empty()
+    {
         return Ok(false);
     }
     tracing::debug!(lock = %lock.display(), "removing a stale lock file");
-    durable::remove(&lock)
+    Ok(durable::remove(&lock)?)
 }
 
 /// Line 2: the data directory.

@@ -137,7 +137,7 @@ fn clear_stale_socket(pgdata: &Path, socket: &Path) -> Result<(), ProcessError> 
     // Its second line is the data directory.
     let text = std::fs::read_to_string(&lock).unwrap_or_default();
     let is_of_this = text.lines().nth(1).is_some_and(|dir| Path::new(dir.trim()) == pgdata);
-    if is_of_this && process::processes_of(pgdata).is_empty() {
+    if is_of_this && process::processes_of(pgdata)?.is_empty() {
         durable::remove(&lock)?;
         durable::remove(socket)?;
     }

@@ -24,6 +24,8 @@ fn start() -> Result<(), Stop> {
     let _ = std::fs::write("/proc/self/comm", "vigil-monitor");
     config.log.start(&["vigil_monitor", "vigil_core", "vigil_postgres"]);
     vigil_daemon::descriptors::raise_limit();
+    vigil_postgres::process::hold_process_table()
+        .map_err(|e| Failure::prerequisite(format!("cannot read /proc: {e}")).hint("mount it"))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .worker_threads(workers())

@@ -33,7 +33,8 @@ pub fn check(config: &Config) -> Result<Checked, Failure> {
     check_socket_dir(&config.socket_dir(), config.pg_port)?;
     let grpc = bind("--listen", &config.listen)?;
     let http = bind("--http-listen", &config.http_listen)?;
-    let runs_already = !process::processes_of(&dir.pgdata()).is_empty();
+    let runs_already =
+        !process::processes_of(&dir.pgdata()).map_err(Failure::prerequisite)?.is_empty();
     if !runs_already {
         for host in config.pg_listen.split(',').map(str::trim).filter(|h| !h.is_empty()) {
             let host = if host == "*" { "0.0.0.0" } else { host };

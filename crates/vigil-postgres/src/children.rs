@@ -2,6 +2,7 @@
 
 use rustix::process::Pid;
 
+use crate::process::ProcessError;
 use crate::procfs;
 
 /// What a child of the postmaster is.
@@ -9,6 +10,7 @@ use crate::procfs;
 pub(crate) enum Kind {
     Receiver,
     Startup,
+    Sender,
     /// Forked this instant, or a connection that has not said who it is: no title yet.
     Unnamed,
     Other,
@@ -16,26 +18,36 @@ pub(crate) enum Kind {
 
 /// The process that receives WAL, if there is one. An empty `pg_stat_wal_receiver` is no proof
 /// that there is none: it is empty also while the receiver connects.
-pub fn receiver_pid(postmaster: Pid) -> Option<Pid> {
-    children(postmaster).into_iter().find(|(_, k)| *k == Kind::Receiver).map(|(pid, _)| pid)
+/// [`ProcessError::Unseen`] neither.
+pub fn receiver_pid(postmaster: Pid) -> Result<Option<Pid>, ProcessError> {
+    Ok(children(postmaster)?.into_iter().find(|(_, k)| *k == Kind::Receiver).map(|(pid, _)| pid))
 }
 
 /// The process that replays WAL; there is none on a primary.
-pub fn startup_pid(postmaster: Pid) -> Option<Pid> {
-    children(postmaster).into_iter().find(|(_, k)| *k == Kind::Startup).map(|(pid, _)| pid)
+pub fn startup_pid(postmaster: Pid) -> Result<Option<Pid>, ProcessError> {
+    Ok(children(postmaster)?.into_iter().find(|(_, k)| *k == Kind::Startup).map(|(pid, _)| pid))
+}
+
+/// Whether a process that sends WAL lives.
+pub fn has_senders(postmaster: Pid) -> Result<bool, ProcessError> {
+    Ok(children(postmaster)?.iter().any(|(_, kind)| *kind == Kind::Sender))
 }
 
 /// All living children.
-pub(crate) fn children(postmaster: Pid) -> Vec<(Pid, Kind)> {
-    let own_title = procfs::title(postmaster);
-    procfs::children(postmaster)
-        .into_iter()
-        .filter(|pid| procfs::stat(*pid).is_some_and(|s| !s.zombie))
-        .map(|pid| {
-            let title = procfs::title(pid);
-            (pid, if title == own_title { Kind::Unnamed } else { kind(&title) })
-        })
-        .collect()
+pub(crate) fn children(postmaster: Pid) -> Result<Vec<(Pid, Kind)>, ProcessError> {
+    let list = || {
+        let own_title = procfs::title(postmaster)?;
+        let mut living = Vec::new();
+        for pid in procfs::children(postmaster)? {
+            if procfs::stat(pid)?.is_some_and(|s| !s.zombie) {
+                let title = procfs::title(pid)?;
+                let kind = if title == own_title { Kind::Unnamed } else { kind(&title) };
+                living.push((pid, kind));
+            }
+        }
+        Ok(living)
+    };
+    list().map_err(ProcessError::Unseen)
 }
 
 /// Titles are `postgres: walreceiver streaming 0/5000000`, with `cluster_name: ` before the kind
@@ -52,6 +64,8 @@ fn kind(title: &str) -> Kind {
         Kind::Receiver
     } else if is("startup", &[" recovering ", " waiting for ", " waiting"]) {
         Kind::Startup
+    } else if title.starts_with("postgres: ") && title.contains(": walsender ") {
+        Kind::Sender
     } else {
         Kind::Other
     }
@@ -71,7 +85,8 @@ mod tests {
             ("postgres: startup recovering 000000010000000000000005", Kind::Startup),
             ("postgres: n: startup waiting for 000000010000000000000005", Kind::Startup),
             ("postgres: startup db [local] idle", Kind::Other),
-            ("postgres: walsender repl 10.0.0.1(5000) streaming 0/5000000", Kind::Other),
+            ("postgres: walsender repl 10.0.0.1(5000) streaming 0/5000000", Kind::Sender),
+            ("postgres: main: walsender repl 10.0.0.1(5000) idle", Kind::Sender),
             ("postgres: checkpointer", Kind::Other),
         ] {
             assert_eq!(kind(title), expected, "{title}");

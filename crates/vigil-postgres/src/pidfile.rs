@@ -6,7 +6,7 @@ use rustix::process::Pid;
 
 use crate::durable;
 use crate::error::FileError;
-use crate::process::processes_of;
+use crate::process::{ProcessError, processes_of};
 use crate::procfs::{self, Owner};
 
 /// The lines of the file that we use.
@@ -35,11 +35,12 @@ fn parse(text: &str) -> Option<PidFile> {
 /// somebody else's process, and no process of the directory lives. When the pid is free Postgres
 /// itself gets over the file; when a process of the directory lives the file stays: the interlock
 /// must hold.
-pub(crate) fn clear_stale(pgdata: &Path) -> Result<bool, FileError> {
+pub(crate) fn clear_stale(pgdata: &Path) -> Result<bool, ProcessError> {
     let Some(file) = read(pgdata)? else { return Ok(false) };
     crate::process::reap(file.pid);
-    let alive = procfs::stat(file.pid).is_some();
-    if !alive || Owner::of(pgdata).owns(file.pid) || !processes_of(pgdata).is_empty() {
+    let is_free = procfs::stat(file.pid).map_err(ProcessError::Unseen)?.is_none();
+    let is_ours = || Owner::of(pgdata)?.owns(file.pid);
+    if is_free || is_ours().map_err(ProcessError::Unseen)? || !processes_of(pgdata)?.is_empty() {
         return Ok(false);
     }
     tracing::warn!(
@@ -47,7 +48,7 @@ pub(crate) fn clear_stale(pgdata: &Path) -> Result<bool, FileError> {
         pgdata = %pgdata.display(),
         "removing a stale postmaster.pid: its pid belongs to another process now"
     );
-    durable::remove(&pgdata.join("postmaster.pid"))
+    Ok(durable::remove(&pgdata.join("postmaster.pid"))?)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{PidfdFlags, Signal, WaitId, WaitIdOptions, WaitOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -18,7 +19,8 @@ use crate::install::Installation;
 use crate::procfs::{self, Owner};
 use crate::{history, pidfile};
 
-pub use crate::children::{receiver_pid, startup_pid};
+pub use crate::children::{has_senders, receiver_pid, startup_pid};
+pub use crate::procfs::hold as hold_process_table;
 pub use crate::stop::{become_subreaper, kill_all, reap_zombies};
 pub use rustix::process::Pid;
 
@@ -30,6 +32,8 @@ pub enum ProcessError {
     Start { program: PathBuf, source: io::Error },
     #[error("a server already runs in {} (process {})", pgdata.display(), pid.as_raw_pid())]
     AlreadyRuns { pgdata: PathBuf, pid: Pid },
+    #[error("cannot tell which processes run: {0}")]
+    Unseen(#[source] io::Error),
     #[error("cannot watch process {}: {source}", pid.as_raw_pid())]
     Watch { pid: Pid, source: io::Error },
     #[error("cannot signal process {}: {source}", pid.as_raw_pid())]
@@ -72,7 +76,7 @@ pub fn spawn(
     pgdata: &Path,
     log_path: &Path,
 ) -> Result<Postmaster, ProcessError> {
-    if let Some(&pid) = processes_of(pgdata).first() {
+    if let Some(&pid) = processes_of(pgdata)?.first() {
         return Err(ProcessError::AlreadyRuns { pgdata: pgdata.to_owned(), pid });
     }
     reap_zombies();
@@ -95,13 +99,21 @@ pub fn spawn(
 
 /// The server that already runs in `pgdata`, started by whomever.
 pub fn adopt(pgdata: &Path) -> Result<Option<Postmaster>, ProcessError> {
-    let Some(file) = pidfile::read(pgdata)? else { return Ok(None) };
-    let owner = Owner::of(pgdata);
-    let is_child_of_server = |pid: Pid| {
-        let parent = procfs::stat(pid).and_then(|s| Pid::from_raw(s.parent));
-        parent.is_some_and(|parent| owner.owns(parent))
+    let file = match pidfile::read(pgdata) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Ok(None),
+        // Without a descriptor the file cannot be read, but that nothing lives can be told.
+        Err(error) => {
+            return if processes_of(pgdata)?.is_empty() { Ok(None) } else { Err(error.into()) };
+        }
     };
-    if !owner.owns(file.pid) || is_child_of_server(file.pid) {
+    let unseen = ProcessError::Unseen;
+    let owner = Owner::of(pgdata).map_err(unseen)?;
+    let is_child_of_server = |pid: Pid| {
+        let parent = procfs::stat(pid)?.and_then(|s| Pid::from_raw(s.parent));
+        parent.map_or(Ok(false), |parent| owner.owns(parent))
+    };
+    if !owner.owns(file.pid).map_err(unseen)? || is_child_of_server(file.pid).map_err(unseen)? {
         return Ok(None);
     }
     let postmaster = match Postmaster::watch(file.pid) {
@@ -113,7 +125,7 @@ pub fn adopt(pgdata: &Path) -> Result<Option<Postmaster>, ProcessError> {
         other => other?,
     };
     // Looked at again now that the pidfd pins the process: the pid may have been reused between.
-    Ok(owner.owns(file.pid).then_some(postmaster))
+    Ok(owner.owns(file.pid).map_err(unseen)?.then_some(postmaster))
 }
 
 impl Postmaster {
@@ -129,9 +141,11 @@ impl Postmaster {
         reap_through(&self.pidfd);
     }
 
-    /// Whether it has ended already.
+    /// Whether it is known to have ended already. Asks the pidfd, which takes no other descriptor.
     pub fn has_exited(&self) -> bool {
-        procfs::stat(self.pid).is_none_or(|s| s.zombie)
+        let mut fds = [PollFd::new(self.pidfd.get_ref(), PollFlags::IN)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Asks the server to stop. An `Ok` says only that the signal was sent.
@@ -156,10 +170,20 @@ impl Postmaster {
     }
 }
 
-/// The server processes of `pgdata`; zombies do not count, other programs neither.
-pub fn processes_of(pgdata: &Path) -> Vec<Pid> {
-    let owner = Owner::of(pgdata);
-    procfs::all().into_iter().filter(|pid| owner.owns(*pid)).collect()
+/// The server processes of `pgdata`; zombies do not count, other programs neither. All of them, or
+/// [`ProcessError::Unseen`]: that nothing is listed proves that nothing lives.
+pub fn processes_of(pgdata: &Path) -> Result<Vec<Pid>, ProcessError> {
+    let list = || {
+        let owner = Owner::of(pgdata)?;
+        let mut found = Vec::new();
+        for pid in procfs::all()? {
+            if owner.owns(pid)? {
+                found.push(pid);
+            }
+        }
+        Ok(found)
+    };
+    list().map_err(ProcessError::Unseen)
 }
 
 /// Waits until the server takes connections. `standby`: hot standby, consistent. Polls
@@ -244,7 +268,8 @@ pub fn log_tail(log_path: &Path) -> String {
 /// Takes the exit status of a Postgres process if it is our child and has ended, so that no zombie
 /// stays: to Postgres a zombie that is named in a lock file is alive.
 pub(crate) fn reap(pid: Pid) {
-    if procfs::stat(pid).is_some_and(|s| s.zombie && s.name == "postgres") {
+    // What cannot be seen now is reaped another time.
+    if matches!(procfs::stat(pid), Ok(Some(s)) if s.zombie && s.name == "postgres") {
         // Not our child: then it is not for us to do.
         let _ = rustix::process::waitpid(Some(pid), WaitOptions::NOHANG);
     }

@@ -41,7 +41,7 @@ pub enum ReceiverError {
 /// On [`ReceiverError::StillThere`] the way on is to kill the whole node; SIGKILL for the receiver
 /// alone would take it down as well.
 pub async fn drop_receiver(postmaster: &Postmaster) -> Result<Dropped, ReceiverError> {
-    let mut receiver = settled_receiver(postmaster.pid).await;
+    let mut receiver = settled_receiver(postmaster.pid).await?;
     postmaster.reload()?;
     let mut dropped = Dropped::None;
     // Once more for a receiver that was started again before the reload was seen.
@@ -49,7 +49,7 @@ pub async fn drop_receiver(postmaster: &Postmaster) -> Result<Dropped, ReceiverE
         if let Some(pid) = receiver {
             dropped = dropped.max(end_receiver(pid).await?);
         }
-        receiver = settled_receiver(postmaster.pid).await;
+        receiver = settled_receiver(postmaster.pid).await?;
         if receiver.is_none() {
             break;
         }
@@ -73,21 +73,21 @@ async fn end_receiver(pid: Pid) -> Result<Dropped, ReceiverError> {
 }
 
 /// Whether no receiver exists at this moment: the proof, by processes, not by a view.
-pub async fn no_receiver(postmaster: &Postmaster) -> bool {
-    settled_receiver(postmaster.pid).await.is_none()
+pub async fn no_receiver(postmaster: &Postmaster) -> Result<bool, ReceiverError> {
+    Ok(settled_receiver(postmaster.pid).await?.is_none())
 }
 
 /// The receiver, after a moment in which a child without a title could have become one.
-async fn settled_receiver(postmaster: Pid) -> Option<Pid> {
+async fn settled_receiver(postmaster: Pid) -> Result<Option<Pid>, ProcessError> {
     let end = Instant::now() + UNNAMED;
     loop {
-        let children = children::children(postmaster);
+        let children = children::children(postmaster)?;
         let find = |wanted| children.iter().find(|(_, k)| *k == wanted).map(|(pid, _)| *pid);
         if let Some(pid) = find(Kind::Receiver) {
-            return Some(pid);
+            return Ok(Some(pid));
         }
         if find(Kind::Unnamed).is_none() || Instant::now() >= end {
-            return None;
+            return Ok(None);
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }

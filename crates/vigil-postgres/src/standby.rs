@@ -26,6 +26,8 @@ pub enum StandbyError {
     #[error(transparent)]
     Tool(#[from] ToolError),
     #[error(transparent)]
+    Process(#[from] crate::process::ProcessError),
+    #[error(transparent)]
     Sql(#[from] crate::sql::SqlError),
     #[error("a server runs in {}: stop it first", .0.display())]
     Runs(PathBuf),

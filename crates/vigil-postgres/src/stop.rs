@@ -23,7 +23,7 @@ pub async fn kill_all(pgdata: &Path, within: Duration) -> Result<usize, ProcessE
     // second, because its parent was still alive in the first.
     let mut clean_looks = 0;
     loop {
-        let alive = processes_of(pgdata);
+        let alive = processes_of(pgdata)?;
         if alive.is_empty() {
             clean_looks += 1;
             if clean_looks == 2 {
@@ -65,8 +65,11 @@ pub async fn kill_all(pgdata: &Path, within: Duration) -> Result<usize, ProcessE
 /// or process 1). Nobody else waits for them. Returns how many.
 pub fn reap_zombies() -> usize {
     let own = rustix::process::getpid();
-    let is_ours = |pid: &Pid| procfs::stat(*pid).is_some_and(|s| s.zombie && s.name == "postgres");
-    let zombies: Vec<Pid> = procfs::children(own).into_iter().filter(is_ours).collect();
+    let is_ours =
+        |pid: &Pid| matches!(procfs::stat(*pid), Ok(Some(s)) if s.zombie && s.name == "postgres");
+    // What cannot be seen now is reaped another time.
+    let children = procfs::children(own).unwrap_or_default();
+    let zombies: Vec<Pid> = children.into_iter().filter(is_ours).collect();
     for pid in &zombies {
         reap(*pid);
     }

@@ -182,7 +182,7 @@ impl Drop for Server {
             eprintln!("--- log of {}\n{}", self.name, process::log_tail(&self.log));
         }
         for _ in 0..1000 {
-            let alive = process::processes_of(&self.pgdata);
+            let alive = process::processes_of(&self.pgdata).unwrap_or_default();
             if alive.is_empty() {
                 break;
             }

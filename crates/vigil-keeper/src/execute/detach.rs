@@ -35,7 +35,7 @@ impl Executor {
         let end = Instant::now() + AWAIT_WAL;
         while Instant::now() < end {
             if received(&mut session).await? >= until.lsn
-                || process::receiver_pid(postmaster.pid).is_none()
+                || process::receiver_pid(postmaster.pid)?.is_none()
             {
                 return Ok(());
             }
@@ -64,7 +64,7 @@ impl Executor {
                 }
                 Err(error) => return Err(error.into()),
             }
-            if receiver::no_receiver(postmaster).await {
+            if receiver::no_receiver(postmaster).await? {
                 return Ok(StepDone::Plain);
             }
         }

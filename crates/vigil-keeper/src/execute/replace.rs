@@ -30,7 +30,7 @@ const KEEP_PIECES: usize = 5;
 impl Executor {
     pub(super) async fn rewind(&self, primary: NodeId, fork: Position) -> Result<StepDone> {
         let local = &self.local;
-        if local.postmaster().is_some() {
+        if local.postmaster()?.is_some() {
             self.stop(STOP_WITHIN).await?;
         }
         // Before the recovery, which writes to the same files.
@@ -79,7 +79,7 @@ impl Executor {
     ) -> Result<StepDone> {
         let local = &self.local;
         // A copy beside is begun while the server still runs: it must not when both are swapped.
-        if local.postmaster().is_some() {
+        if local.postmaster()?.is_some() {
             self.stop(STOP_WITHIN).await?;
         }
         if let Some(keep) = keep

@@ -9,7 +9,6 @@ use vigil_postgres::control::{self, ControlState};
 use vigil_postgres::process::{self, Postmaster, Stop};
 
 use super::Executor;
-use crate::walsenders;
 
 /// SIGKILL of all processes takes 20-30 ms; longer when the disk hangs.
 const KILL_WITHIN: Duration = Duration::from_secs(10);
@@ -33,10 +32,15 @@ impl Executor {
     /// A fast stop; when the budget is used up, SIGKILL.
     pub(super) async fn stop(&self, budget: Duration) -> Result<StepDone> {
         let end = Instant::now() + budget;
-        if let Some(postmaster) = self.local.postmaster() {
-            self.end_silent_walsenders().await;
-            postmaster.signal(Stop::Fast)?;
-            self.wait_stopped(&postmaster, end).await;
+        match self.local.postmaster() {
+            Ok(Some(postmaster)) => {
+                self.end_silent_walsenders().await;
+                postmaster.signal(Stop::Fast)?;
+                self.wait_stopped(&postmaster, end).await;
+            }
+            Ok(None) => {}
+            // Whatever lives is killed all the same.
+            Err(error) => tracing::warn!(%error, "Postgres cannot be stopped politely"),
         }
         self.kill().await
     }
@@ -68,7 +72,7 @@ impl Executor {
                 // In-process: running `pg_controldata` costs 20-30 ms.
                 let state = control::read(&self.local.pgdata).map(|c| c.state);
                 if matches!(state, Ok(ControlState::ShutDown | ControlState::ShutDownInRecovery))
-                    && walsenders::none(postmaster.pid)
+                    && matches!(process::has_senders(postmaster.pid), Ok(false))
                 {
                     sleep(EXIT_WITHIN).await;
                     return;

@@ -130,7 +130,7 @@ impl Node {
     }
 
     pub(crate) fn processes(&self) -> Vec<Pid> {
-        processes_of(&self.pgdata())
+        processes_of(&self.pgdata()).unwrap()
     }
 
     pub(crate) fn signal_postgres(&self, signal: Signal) {

@@ -45,7 +45,9 @@ impl TempDir {
 impl Drop for TempDir {
     fn drop(&mut self) {
         // Whatever a failed test left running.
-        for pid in vigil_postgres::process::processes_of(&self.0.join("m/pgdata")) {
+        for pid in
+            vigil_postgres::process::processes_of(&self.0.join("m/pgdata")).unwrap_or_default()
+        {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
         let _ = std::fs::remove_dir_all(&self.0);
@@ -127,7 +129,9 @@ impl Database {
 
     /// SIGKILL to all of it, as a power loss; the supervisor starts it again.
     pub(crate) fn kill(&self) {
-        for pid in vigil_postgres::process::processes_of(&self.dir.path().join("m/pgdata")) {
+        for pid in vigil_postgres::process::processes_of(&self.dir.path().join("m/pgdata"))
+            .unwrap_or_default()
+        {
             let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
         }
     }

@@ -70,12 +70,12 @@ async fn kill_all_leaves_nothing_and_the_next_start_works() {
     server.postmaster().exited().await;
     assert!(server.postmaster().has_exited());
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(!process::processes_of(&server.pgdata).is_empty(), "exited is not stopped");
+    assert!(!process::processes_of(&server.pgdata).unwrap().is_empty(), "exited is not stopped");
     let refused = process::spawn(&install, &server.pgdata, &server.log);
     assert!(matches!(refused, Err(ProcessError::AlreadyRuns { .. })), "{refused:?}");
 
     assert!(process::kill_all(&server.pgdata, LONG).await.unwrap() > 0);
-    assert!(process::processes_of(&server.pgdata).is_empty());
+    assert!(process::processes_of(&server.pgdata).unwrap().is_empty());
     busy.await.unwrap();
     assert!(!server.pgdata.join("postmaster.pid").exists());
     server.start().await;
@@ -96,7 +96,8 @@ async fn a_running_server_is_adopted_and_a_foreign_pid_blocks_nothing() {
     assert_eq!(adopted.pid, server.postmaster().pid);
     adopted.signal(Stop::Immediate).unwrap();
     tokio::time::timeout(LONG, adopted.exited()).await.unwrap();
-    eventually("all gone", async || process::processes_of(&server.pgdata).is_empty()).await;
+    eventually("all gone", async || process::processes_of(&server.pgdata).unwrap().is_empty())
+        .await;
     assert!(process::adopt(&server.pgdata).unwrap().is_none());
 }
 

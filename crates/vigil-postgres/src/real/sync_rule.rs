@@ -55,6 +55,6 @@ async fn names_are_in_force_only_when_commits_wait() {
 }
 
 fn checkpointer(postmaster: Pid) -> Pid {
-    let is = |pid: &Pid| procfs::title(*pid).contains(": checkpointer");
-    procfs::children(postmaster).into_iter().find(is).unwrap()
+    let is = |pid: &Pid| procfs::title(*pid).unwrap().contains(": checkpointer");
+    procfs::children(postmaster).unwrap().into_iter().find(is).unwrap()
 }

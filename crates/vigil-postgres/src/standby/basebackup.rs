@@ -42,7 +42,7 @@ pub async fn basebackup(
     old_data: OldData,
     within: Duration,
 ) -> Result<Cloned, StandbyError> {
-    if !processes_of(pgdata).is_empty() {
+    if !processes_of(pgdata)?.is_empty() {
         return Err(StandbyError::Runs(pgdata.to_owned()));
     }
     let place = Place::choose(pgdata, "clone")?;

@@ -35,7 +35,7 @@ pub async fn rewind(
     within: Duration,
 ) -> Result<Rewound, StandbyError> {
     tool::kill_strays("pg_rewind", pgdata).await;
-    if !processes_of(pgdata).is_empty() {
+    if !processes_of(pgdata)?.is_empty() {
         return Err(StandbyError::Runs(pgdata.to_owned()));
     }
     let control = control::read(pgdata)?;
@@ -72,7 +72,7 @@ pub async fn recover_to_clean(
     pgdata: &Path,
     within: Duration,
 ) -> Result<(), StandbyError> {
-    if !processes_of(pgdata).is_empty() {
+    if !processes_of(pgdata)?.is_empty() {
         return Err(StandbyError::Runs(pgdata.to_owned()));
     }
     if control::read(pgdata)?.state.is_clean() {

@@ -229,7 +229,8 @@ impl Subject for Real {
     }
 
     fn receiver(&mut self, node: Node) -> Option<u64> {
-        let pid = process::receiver_pid(self.servers[node].postmaster().pid)?;
+        let pid =
+            process::receiver_pid(self.servers[node].postmaster().pid).expect("a process table")?;
         u64::try_from(pid.as_raw_pid()).ok()
     }
 
@@ -272,7 +273,9 @@ impl Subject for Real {
 
     fn end_receiver(&mut self, node: Node) {
         let postmaster = self.servers[node].postmaster().pid;
-        let pid = process::receiver_pid(postmaster).expect("there is a receiver");
+        let pid = process::receiver_pid(postmaster)
+            .expect("a process table")
+            .expect("there is a receiver");
         process::terminate(pid).expect("it can be signalled");
         let gone = self.runtime.block_on(process::wait_gone(pid, LONG));
         gone.expect("it ends");
@@ -313,7 +316,7 @@ impl Subject for Real {
     }
 
     fn lives(&mut self, node: Node) -> bool {
-        !process::processes_of(&self.servers[node].pgdata).is_empty()
+        !process::processes_of(&self.servers[node].pgdata).expect("a process table").is_empty()
     }
 
     fn start_is_refused(&mut self, node: Node) -> bool {

@@ -182,7 +182,10 @@ impl Server {
     /// To every process, the postmaster's first.
     pub(super) fn signal_all(&self, signal: Signal) {
         let postmaster = self.postmaster().pid;
-        let rest = process::processes_of(&self.pgdata).into_iter().filter(|p| *p != postmaster);
+        let rest = process::processes_of(&self.pgdata)
+            .expect("a process table")
+            .into_iter()
+            .filter(|p| *p != postmaster);
         for pid in std::iter::once(postmaster).chain(rest) {
             // It may have ended by itself.
             let _ = kill_process(pid, signal);
@@ -204,7 +207,7 @@ impl Server {
 
     fn end(pgdata: &Path) {
         for _ in 0..1000 {
-            let alive = process::processes_of(pgdata);
+            let alive = process::processes_of(pgdata).unwrap_or_default();
             if alive.is_empty() {
                 return;
             }
