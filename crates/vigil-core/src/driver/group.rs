@@ -120,6 +120,11 @@ impl GroupDriver {
         }
     }
 
+    /// `group` as the store has it since this process raised its version.
+    pub fn begun(group: Group, now: Now) -> Self {
+        GroupDriver { incarnated: true, ..Self::new(group, now) }
+    }
+
     /// `group` as a store has it that may not be the newest: it was put back, or nobody was there
     /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
     pub fn doubting(mut group: Group, now: Now) -> Self {
