@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::event::Cause;
 use crate::facts::Facts;
 use crate::group::{Group, Member};
 use crate::ids::{Epoch, NodeId, Now};
@@ -88,6 +89,11 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         let check = |rule: &SyncRule| satisfied(rule, at, call.epoch, &pledges).err();
         binding(group).iter().filter_map(check).collect()
     };
+    if pledges.is_empty()
+        && let Some(again) = heard_again(group, facts, call, now)
+    {
+        return again;
+    }
     let late = late(group, facts, call, &pledges, now);
     let wanted_is_late = call.wanted.is_some_and(|id| late.contains(&id));
     let grace_ms = if wanted_is_late { WANTED_GRACE_MS } else { GRACE_MS };
@@ -209,13 +215,27 @@ fn all_silent(group: &Group, pledges: &Pledges) -> Vec<Shortfall> {
 /// DESIGN §4.13. Only the newest recorded winner, only if it still runs under that very epoch and
 /// has not pledged.
 fn renewal(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
+    still_there(group, facts, call, now).filter(|_| facts.plan_age_ms(now) >= GRACE_MS)
+}
+
+/// The primary was silent, and is heard since the election was called: nobody was taken from it
+/// yet, so there is nothing to decide.
+fn heard_again(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
+    let silent = group
+        .episode
+        .as_ref()
+        .is_some_and(|e| matches!(e.cause, Cause::Unreachable | Cause::ConnectionsClosed));
+    let heard_ms = facts.node(group.rule()?.primary)?.heard_ms?;
+    let since = silent && heard_ms > facts.plan_since.mono_ms;
+    still_there(group, facts, call, now).filter(|_| since)
+}
+
+fn still_there(group: &Group, facts: &Facts, call: Call, now: Now) -> Option<Election> {
     let newest = group.rule()?;
     let primary = newest.primary;
     let report = facts.fresh(primary, &group.settings, now)?;
     let runs = still_leads(report, newest) && facts.node(primary)?.stream.is_some();
-    let waited = facts.plan_age_ms(now) >= GRACE_MS;
-    (call.renewable && runs && waited && report.promise < call.epoch)
-        .then_some(Election::Renew { primary })
+    (call.renewable && runs && report.promise < call.epoch).then_some(Election::Renew { primary })
 }
 
 /// Whether a report says that the node is read-write under the epoch of `rule`.

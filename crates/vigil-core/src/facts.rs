@@ -24,6 +24,8 @@ pub struct NodeFacts {
     /// When its last stream ended, if none is open now. Monotonic milliseconds, like all here.
     pub closed_ms: Option<u64>,
     pub heard_ms: Option<u64>,
+    /// When its keeper last introduced itself.
+    pub greeted_ms: Option<u64>,
     pub report: Option<Report>,
     /// The best pledge told for the highest epoch. A pledge cannot be taken back.
     pub pledge: Option<Pledge>,
@@ -49,6 +51,8 @@ pub struct Facts {
     pub last_tick_ms: u64,
     /// When the monitor last woke up from a sleep: what it reads next may be old.
     pub woke_ms: Option<u64>,
+    /// When silence was last forgiven: until then nobody's word answers a question.
+    pub forgiven_ms: u64,
     /// The record is doubted for nothing but its age: no keeper has told of anything newer.
     pub doubted_for_age: bool,
     /// When the newest rule was recorded (or the monitor started).
@@ -65,6 +69,7 @@ impl Facts {
             plan_since: now,
             last_tick_ms: now.mono_ms,
             woke_ms: None,
+            forgiven_ms: 0,
             doubted_for_age: false,
             rule_since_ms: now.mono_ms,
             failovers_ms: Vec::new(),
@@ -161,7 +166,7 @@ impl Facts {
         if node.stream != Some(stream) {
             return false;
         }
-        node.heard_ms = Some(now.mono_ms);
+        node.heard_ms = node.heard_ms.max(Some(now.mono_ms));
         if let Some(told) = report.pledge
             && node.pledge.is_none_or(|had| told.epoch >= had.epoch)
         {
@@ -207,10 +212,27 @@ impl Facts {
     pub fn note_time(&mut self, settings: &Settings, now: Now) {
         let gap = now.mono_ms.saturating_sub(self.last_tick_ms);
         self.last_tick_ms = now.mono_ms;
-        if gap <= settings.heartbeat_interval_ms.max(500) {
-            return;
+        if gap > settings.heartbeat_interval_ms.max(500) {
+            self.woke_ms = Some(now.mono_ms);
         }
-        self.woke_ms = Some(now.mono_ms);
+        if gap > settings.heartbeat_interval_ms * 3 / 4 {
+            self.forgive(gap, now);
+        }
+    }
+
+    /// The monitor waited `ms` for its store. It read nothing meanwhile, and could not take in who
+    /// came: that is not the nodes' silence.
+    pub fn note_wait(&mut self, ms: u64, settings: &Settings, now: Now) {
+        self.last_tick_ms = now.mono_ms;
+        // Of no weight against a deadline, and it would blur what was said when.
+        if ms > settings.heartbeat_interval_ms / 4 {
+            self.forgive(ms, now);
+        }
+    }
+
+    /// Everybody was heard so much later.
+    fn forgive(&mut self, gap: u64, now: Now) {
+        self.forgiven_ms = now.mono_ms;
         // What was said before a stream ended is still said before its end: it answers no question
         // about that.
         let ended = |at: u64| (at + gap).min(now.mono_ms);

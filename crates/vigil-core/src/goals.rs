@@ -205,6 +205,9 @@ impl Context<'_> {
             }
         }
         let report = facts.fresh(member.id, &self.group.settings, self.now);
+        if self.waits_in_the_mail(member.id) {
+            return None;
+        }
         if let (Some(rule), Some(report)) = (rule, report)
             && rule.primary == member.id
             && may_renew(self.group)
@@ -225,6 +228,15 @@ impl Context<'_> {
         let restart = self.position_needed() && !member.is_out();
         let goal = Goal::Pledge { await_wal, restart };
         Some(Assignment::new(epoch, goal, state))
+    }
+
+    /// Whether an order would only wait for a primary that is silent, and stop it when it is back,
+    /// however the election goes: it is asked once it is heard.
+    fn waits_in_the_mail(&self, id: NodeId) -> bool {
+        let leads = self.group.rule().filter(|rule| rule.primary == id && may_renew(self.group));
+        let Some((rule, node)) = leads.zip(self.facts.node(id)) else { return false };
+        let silent = !self.facts.is_reachable(id, &self.group.settings, self.now);
+        silent && node.report.as_ref().is_none_or(|report| still_leads(report, rule))
     }
 
     /// Whether stopped nodes should be started to learn where their WAL ends: not while live ones

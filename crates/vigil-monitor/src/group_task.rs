@@ -7,36 +7,38 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
-use vigil_core::command::{Command, Progress, Refusal};
+use vigil_core::command::Progress;
 use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
 use vigil_core::group::{Group, Plan, Settings};
 use vigil_core::ids::{GroupKey, NodeId};
-use vigil_core::message::{Hello, Report};
+use vigil_core::message::Hello;
 use vigil_core::view::{Alert, GroupView};
 use vigil_proto::{MonitorMessage, refusal_status};
 
+use crate::mail::{MAILBOX, Posted};
 use crate::metrics::Metrics;
 use crate::node_ids::NodeIds;
 use crate::store::{Change, Decisions, StoreError};
 use crate::{changes, clock};
 
-/// Reports and requests that may wait for a task that waits for its store.
-const MAILBOX: usize = 1024;
-/// Messages that may wait for a keeper that does not read. Then its stream is given up.
-pub const OUTBOX: usize = 256;
+pub use crate::mail::{Declined, Mail, Mailbox, OUTBOX, Outbox};
+
 /// A store that failed is left alone for so long at first; doubled each time.
 const PAUSE: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// The store is looked at so often even when there is nothing to record: another monitor may have
-/// been started over it while this one slept.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The view is brought up to date at least so often.
 const WAKE_MAX_MS: u64 = 1000;
 
 /// A group that nobody is in goes after this time: a mistyped `--group` leaves nothing behind.
 const EMPTY: Duration = Duration::from_secs(2);
+
+/// What was read and is not decided yet, with the times at which it came, in milliseconds.
+type Inputs = Vec<(GroupInput, u64)>;
+
+/// Versions of records, as the store has them.
+pub type Versions = HashMap<GroupKey, u64>;
 
 /// Why a group's task has ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,64 +47,6 @@ pub enum End {
     Stopped,
     /// Nobody is in the group.
     Empty,
-}
-
-/// The way to one keeper. Dropping it ends the stream, once what was sent is through.
-#[derive(Debug)]
-pub struct Outbox {
-    sender: mpsc::Sender<Result<MonitorMessage, Status>>,
-    _given_up: DropGuard,
-}
-
-impl Outbox {
-    /// `given_up` is cancelled when the stream should end.
-    pub fn new(
-        sender: mpsc::Sender<Result<MonitorMessage, Status>>,
-        given_up: CancellationToken,
-    ) -> Self {
-        Outbox { sender, _given_up: given_up.drop_guard() }
-    }
-
-    /// False: the keeper does not read, or has gone.
-    fn send(&self, message: Result<MonitorMessage, Status>) -> bool {
-        self.sender.try_send(message).is_ok()
-    }
-}
-
-/// What arrives at a group's task.
-#[derive(Debug)]
-pub enum Mail {
-    Hello {
-        stream: u64,
-        hello: Box<Hello>,
-        outbox: Outbox,
-    },
-    Report {
-        stream: u64,
-        report: Box<Report>,
-    },
-    Closed {
-        stream: u64,
-    },
-    /// Whether a command would be taken; for those that are for several groups or for none.
-    Check {
-        command: Command,
-        reply: oneshot::Sender<Result<(), Refusal>>,
-    },
-    Command {
-        id: u64,
-        command: Command,
-        reply: oneshot::Sender<Result<String, Declined>>,
-        progress: mpsc::UnboundedSender<Progress>,
-    },
-}
-
-/// Why a command was not taken.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Declined {
-    Refused(Refusal),
-    /// It could not be recorded.
-    Unavailable(String),
 }
 
 /// What others can see of a group without asking its task.
@@ -122,7 +66,7 @@ pub struct Published {
 #[derive(Clone, Debug)]
 pub struct GroupHandle {
     pub key: GroupKey,
-    pub mailbox: mpsc::Sender<Mail>,
+    pub mailbox: Mailbox,
     pub published: watch::Receiver<Published>,
 }
 
@@ -139,11 +83,15 @@ pub struct Surroundings<D> {
     pub metrics: Arc<Metrics>,
     /// Whether the store answers, as somebody else sees it.
     pub store_up: watch::Receiver<bool>,
+    /// The version of each group's record as the store has it, looked at from time to time even when
+    /// there is nothing to record: another monitor may have been started over it while this one
+    /// slept. `None` until the first look.
+    pub versions: watch::Receiver<Option<Arc<Versions>>>,
 }
 
 pub struct GroupTask<D> {
     around: Surroundings<D>,
-    mailbox: mpsc::Receiver<Mail>,
+    mailbox: mpsc::Receiver<Posted>,
     driver: GroupDriver,
     /// As the store has it.
     record: Group,
@@ -156,9 +104,16 @@ pub struct GroupTask<D> {
     trouble: Option<Trouble>,
     /// The outcome of a commit is not known: look before the next one.
     unsure: bool,
-    /// When the store was last looked at only to see that nobody else writes to it.
-    looked: Instant,
     published: watch::Sender<Published>,
+}
+
+/// Half of `pause` to all of it, differently for each group: they do not all come back at once.
+fn spread(pause: Duration, key: &GroupKey, now: Instant) -> Duration {
+    use std::hash::{Hash, Hasher};
+    let mut hasher = std::hash::DefaultHasher::new();
+    (key, now).hash(&mut hasher);
+    let part = u32::try_from(hasher.finish() % 1000).unwrap_or(0);
+    pause / 2 + pause / 2000 * part
 }
 
 /// The store did not take a decision.
@@ -170,15 +125,10 @@ struct Trouble {
 }
 
 impl<D: Decisions> GroupTask<D> {
-    /// `record` as the store has it; version 0 = not yet. `doubtful`: it may be an old copy.
-    pub fn new(record: Group, doubtful: bool, around: Surroundings<D>) -> (GroupHandle, Self) {
-        let (sender, mailbox) = mpsc::channel(MAILBOX);
+    /// `record` as the store has it; version 0 = not yet. `driver` was made from it.
+    pub fn new(record: Group, driver: GroupDriver, around: Surroundings<D>) -> (GroupHandle, Self) {
+        let (sender, mailbox) = Mailbox::new();
         let key = record.key.clone();
-        let driver = if doubtful {
-            GroupDriver::doubting(record.clone(), clock::now())
-        } else {
-            GroupDriver::new(record.clone(), clock::now())
-        };
         let view = driver.view(clock::now(), &clock::text);
         let settings = record.settings;
         let (published, receiver) = watch::channel(Published {
@@ -200,7 +150,6 @@ impl<D: Decisions> GroupTask<D> {
             ended: VecDeque::new(),
             trouble: None,
             unsure: false,
-            looked: Instant::now(),
             published,
         };
         (GroupHandle { key, mailbox: sender, published: receiver }, task)
@@ -224,13 +173,14 @@ impl<D: Decisions> GroupTask<D> {
                 () = tokio::time::sleep(wake) => {
                     ticked = true;
                     self.recover().await;
-                    self.handle(GroupInput::Tick).await;
+                    self.read(None, Some(GroupInput::Tick)).await;
                 }
                 mail = self.mailbox.recv() => match mail {
-                    Some(mail) => self.take(mail).await,
+                    Some(mail) => self.read(Some(mail), None).await,
                     None => return End::Stopped,
                 },
                 Ok(()) = self.around.store_up.changed() => {}
+                Ok(()) = self.around.versions.changed() => self.compare().await,
             }
             while let Some((stream, node)) = self.ended.pop_front() {
                 self.handle(GroupInput::Closed { stream, node }).await;
@@ -249,59 +199,114 @@ impl<D: Decisions> GroupTask<D> {
         }
     }
 
-    async fn take(&mut self, mail: Mail) {
+    /// Reads `first` and all mail that waits behind it, and decides once: by then everybody was
+    /// heard who has said something.
+    async fn read(&mut self, first: Option<Posted>, last: Option<GroupInput>) {
+        let mut waiting: Vec<Posted> = first.into_iter().collect();
+        while waiting.len() < MAILBOX
+            && let Ok(more) = self.mailbox.try_recv()
+        {
+            waiting.push(more);
+        }
+        let mut inputs = Inputs::new();
+        for Posted { mail, came_ms } in waiting {
+            self.take(mail, came_ms, &mut inputs).await;
+        }
+        inputs.extend(last.map(|input| (input, clock::now().mono_ms)));
+        self.handle_all(inputs).await;
+    }
+
+    /// Puts a piece of mail to the others that were read. What is to be answered at once is, after
+    /// what came before it.
+    async fn take(&mut self, mail: Mail, came_ms: u64, inputs: &mut Inputs) {
         match mail {
-            Mail::Hello { stream, hello, outbox } => self.hello(stream, *hello, outbox).await,
+            Mail::Hello { stream, hello, outbox } => {
+                let fresh_id = self.fresh_id(&hello).await;
+                self.streams.insert(stream, Stream { outbox, node: None });
+                let hello = *hello;
+                inputs.push((GroupInput::Hello { stream, hello, fresh_id }, came_ms));
+            }
             Mail::Report { stream, report } => {
                 // Not welcomed, or given up since.
                 let Some(node) = self.streams.get(&stream).and_then(|s| s.node) else { return };
                 *self.heartbeats.entry(node).or_default() += 1;
-                self.handle(GroupInput::Report { stream, node, report }).await;
+                inputs.push((GroupInput::Report { stream, node, report }, came_ms));
             }
             Mail::Closed { stream } => {
+                // It has come and gone: nobody was greeted.
+                inputs.retain(|(input, _)| {
+                    !matches!(input, GroupInput::Hello { stream: s, .. } if *s == stream)
+                });
                 let Some(Stream { node: Some(node), .. }) = self.streams.remove(&stream) else {
                     return;
                 };
                 tracing::info!(
                     group = %self.record.key, node = self.record.name_of(node), "stream ended"
                 );
-                self.handle(GroupInput::Closed { stream, node }).await;
+                inputs.push((GroupInput::Closed { stream, node }, came_ms));
             }
             Mail::Check { command, reply } => {
+                self.handle_all(std::mem::take(inputs)).await;
                 // Whoever asked may have gone.
                 let _ = reply.send(self.driver.check(&command, clock::now()));
             }
             Mail::Command { id, command, reply, progress } => {
                 self.replies.insert(id, reply);
                 self.watchers.insert(id, progress);
-                self.handle(GroupInput::Command { id, command }).await;
+                inputs.push((GroupInput::Command { id, command }, came_ms));
+                self.handle_all(std::mem::take(inputs)).await;
             }
         }
     }
 
-    async fn hello(&mut self, stream: u64, hello: Hello, outbox: Outbox) {
-        let fresh_id = match self.around.ids.take(&self.around.store).await {
+    /// An id for a node that has none here yet.
+    async fn fresh_id(&mut self, hello: &Hello) -> NodeId {
+        let member = hello.node_id.and_then(|id| self.record.members.get(&id));
+        if member.is_some_and(|member| member.name == hello.name) {
+            return NodeIds::NONE;
+        }
+        match self.around.ids.take(&self.around.store).await {
             Ok(id) => id,
             Err(error) => {
                 tracing::warn!(group = %self.record.key, %error, "no id for a new node");
                 NodeIds::NONE
             }
-        };
-        self.streams.insert(stream, Stream { outbox, node: None });
-        self.handle(GroupInput::Hello { stream, hello, fresh_id }).await;
-        if !self.record.members.contains_key(&fresh_id) {
-            self.around.ids.give_back(fresh_id);
         }
-        if let Some(highest) = self.record.members.keys().max() {
+    }
+
+    async fn handle(&mut self, input: GroupInput) {
+        self.handle_all(vec![(input, clock::now().mono_ms)]).await;
+    }
+
+    /// Decide, record, act.
+    async fn handle_all(&mut self, inputs: Inputs) {
+        if inputs.is_empty() {
+            return;
+        }
+        let fresh = |(input, _): &(GroupInput, u64)| match input {
+            GroupInput::Hello { fresh_id, .. } => Some(*fresh_id),
+            _ => None,
+        };
+        let fresh_ids: Vec<NodeId> = inputs.iter().filter_map(fresh).collect();
+        self.decide(inputs).await;
+        for id in &fresh_ids {
+            if !self.record.members.contains_key(id) {
+                self.around.ids.give_back(*id);
+            }
+        }
+        if let Some(highest) = self.record.members.keys().max().filter(|_| !fresh_ids.is_empty()) {
             self.around.ids.is_taken(*highest);
         }
     }
 
-    /// One input: decide, record, act.
-    async fn handle(&mut self, input: GroupInput) {
-        let output = self.driver.handle(input, clock::now());
+    async fn decide(&mut self, inputs: Inputs) {
+        let output = self.driver.handle_all(inputs, clock::now());
         if output.record.is_some() || !output.events.is_empty() {
-            if let Err(why) = self.record(&output).await {
+            let started = clock::now();
+            let recorded = self.record(&output).await;
+            let now = clock::now();
+            self.driver.waited(now.mono_ms.saturating_sub(started.mono_ms), now);
+            if let Err(why) = recorded {
                 self.driver.rollback();
                 self.give_up(output, &why);
                 return;
@@ -384,21 +389,12 @@ impl<D: Decisions> GroupTask<D> {
     /// After a commit that failed: there may be nothing to commit for a long time, so the store is
     /// asked by itself.
     async fn recover(&mut self) {
-        if self.trouble.is_none() && self.looked.elapsed() >= LOOK_EVERY {
-            self.looked = Instant::now();
-            self.unsure = true;
-            if let Err(error) = self.settle().await
-                && self.unsure
-            {
-                self.fail(&error);
-            }
-            return;
-        }
         if self.trouble.as_ref().is_none_or(|t| Instant::now() < t.until) {
             return;
         }
+        self.unsure = true;
         let asked = match self.settle().await {
-            Ok(()) => self.around.store.load(&self.record.key).await.map(|_| ()),
+            Ok(()) => Ok(()),
             // Begun anew just now.
             Err(StoreError::Stale) if !self.unsure => return,
             Err(error) => Err(error),
@@ -406,6 +402,24 @@ impl<D: Decisions> GroupTask<D> {
         match asked {
             Ok(()) => self.trouble_is_over(),
             Err(error) => _ = self.fail(&error),
+        }
+    }
+
+    /// Whether the store has what was written last.
+    async fn compare(&mut self) {
+        let stored = match &*self.around.versions.borrow_and_update() {
+            Some(versions) => versions.get(&self.record.key).copied().unwrap_or(0),
+            None => return,
+        };
+        if self.trouble.is_some() || stored == self.record.version {
+            return;
+        }
+        // The look may be older than the last commit; asked by itself it is not.
+        self.unsure = true;
+        if let Err(error) = self.settle().await
+            && self.unsure
+        {
+            self.fail(&error);
         }
     }
 
@@ -443,7 +457,8 @@ impl<D: Decisions> GroupTask<D> {
         }
         let (since, pause) =
             self.trouble.as_ref().map_or((now, PAUSE), |t| (t.since, (t.pause * 2).min(PAUSE_MAX)));
-        self.trouble = Some(Trouble { why: why.clone(), since, pause, until: now + pause });
+        let until = now + spread(pause, &self.record.key, now);
+        self.trouble = Some(Trouble { why: why.clone(), since, pause, until });
         why
     }
 

@@ -17,6 +17,7 @@ pub mod embedded;
 pub mod group_task;
 pub mod grpc;
 pub mod http;
+pub mod mail;
 pub mod metrics;
 pub mod node_ids;
 pub mod preflight;

@@ -17,7 +17,7 @@ use vigil_core::ids::GroupKey;
 use vigil_proto::Selector;
 
 use crate::clock;
-use crate::group_task::{Declined, End, GroupHandle, GroupTask, Mail, Surroundings};
+use crate::group_task::{Declined, End, GroupHandle, GroupTask, Mail, Surroundings, Versions};
 use crate::metrics::Metrics;
 use crate::node_ids::NodeIds;
 use crate::status_writer;
@@ -32,6 +32,8 @@ pub struct Registry {
     pub metrics: Arc<Metrics>,
     ids: Arc<NodeIds>,
     store_up: watch::Receiver<bool>,
+    /// See [`Surroundings::versions`].
+    versions: watch::Sender<Option<Arc<Versions>>>,
     /// Settings of formations that are created without.
     defaults: Settings,
     state: Mutex<State>,
@@ -65,7 +67,8 @@ impl Registry {
         doubtful: bool,
         stop: CancellationToken,
     ) -> Result<Arc<Self>, StoreError> {
-        let groups = store.load_all().await?;
+        // A store that is doubted is not written to before keepers were heard.
+        let groups = if doubtful { store.load_all().await? } else { store.begin().await? };
         let mut formations: BTreeMap<String, Settings> =
             store.formations().await?.into_iter().collect();
         let is_used = groups.iter().any(|g| g.key.formation == DEFAULT);
@@ -78,6 +81,7 @@ impl Registry {
             metrics,
             ids: Arc::default(),
             store_up,
+            versions: watch::Sender::new(None),
             defaults,
             state: Mutex::new(State { formations, groups: BTreeMap::new() }),
             changing: AsyncMutex::default(),
@@ -87,8 +91,15 @@ impl Registry {
             stop,
         });
         for group in groups {
-            registry.run(group, doubtful);
+            let driver = if doubtful {
+                GroupDriver::doubting(group.clone(), clock::now())
+            } else {
+                GroupDriver::begun(group.clone(), clock::now())
+            };
+            registry.run(group, driver);
         }
+        registry.spawn(status_writer::run(registry.clone(), registry.stop.clone()));
+        registry.spawn(look_at_versions(registry.clone()));
         Ok(registry)
     }
 
@@ -203,7 +214,7 @@ impl Registry {
         let password = random_password().map_err(|e| {
             Refusal::new(RefusalCode::Refused, format!("no password can be made: {e}"), "")
         })?;
-        Ok(self.run(Group::new(key.clone(), settings, password), false))
+        Ok(self.run_new(Group::new(key.clone(), settings, password)))
     }
 
     pub async fn create_formation(
@@ -309,25 +320,25 @@ impl Registry {
     }
 
     /// Starts the task of a group, and those that carry on what it publishes.
-    fn run(self: &Arc<Self>, record: Group, doubtful: bool) -> GroupHandle {
+    fn run_new(self: &Arc<Self>, record: Group) -> GroupHandle {
+        let driver = GroupDriver::new(record.clone(), clock::now());
+        self.run(record, driver)
+    }
+
+    fn run(self: &Arc<Self>, record: Group, driver: GroupDriver) -> GroupHandle {
         let key = record.key.clone();
         let around = Surroundings {
             store: self.store.clone(),
             ids: self.ids.clone(),
             metrics: self.metrics.clone(),
             store_up: self.store_up.clone(),
+            versions: self.versions.subscribe(),
         };
-        let (handle, task) = GroupTask::new(record, doubtful, around);
+        let (handle, task) = GroupTask::new(record, driver, around);
         let stop = self.stop.child_token();
         let running = Running { handle: handle.clone(), stop: stop.clone() };
         self.state().groups.insert(key.clone(), running);
 
-        self.spawn(status_writer::run(
-            self.store.clone(),
-            key.clone(),
-            handle.published.clone(),
-            stop.clone(),
-        ));
         let (changed, mut published) = (self.changed.clone(), handle.published.clone());
         self.spawn(async move {
             while published.changed().await.is_ok() {
@@ -374,7 +385,7 @@ impl Registry {
             match crate::store::Decisions::load(&self.store, &key).await {
                 Ok(Some(record)) => {
                     stop.cancel();
-                    self.run(record, false);
+                    self.run_new(record);
                     return;
                 }
                 Ok(None) => {
@@ -384,6 +395,23 @@ impl Registry {
                 }
                 Err(error) => tracing::warn!(group = %key, %error, "it cannot start yet"),
             }
+        }
+    }
+}
+
+/// The store is looked at so often.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// One look for all groups.
+async fn look_at_versions(registry: Arc<Registry>) {
+    loop {
+        tokio::select! {
+            () = registry.stop.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        // A store that is away is told of elsewhere.
+        if let Ok(versions) = registry.store.versions().await {
+            registry.versions.send_replace(Some(Arc::new(versions)));
         }
     }
 }

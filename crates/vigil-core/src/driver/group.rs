@@ -75,7 +75,9 @@ pub struct GroupDriver {
     ordered: BTreeMap<NodeId, (u64, Assignment)>,
     order_count: u64,
     watchers: Vec<Watcher>,
-    /// What the store has, while an output is not committed yet.
+    /// The record as it was before the input that is being taken in.
+    stored: Group,
+    /// What an output that is not committed yet is taken back to.
     before: Option<Box<Before>>,
     /// False until a commit has moved the version: orders of this process must be numbered above
     /// those of the one before.
@@ -92,7 +94,6 @@ fn doubt(group: &mut Group) {
 
 /// What an output that could not be committed is taken back to. What was heard stays heard.
 struct Before {
-    group: Group,
     ordered: BTreeMap<NodeId, (u64, Assignment)>,
     watchers: Vec<Watcher>,
     plan_since: Now,
@@ -100,14 +101,15 @@ struct Before {
     failovers_ms: Vec<u64>,
     incarnated: bool,
     order_count: u64,
-    /// The node whose keeper introduced itself with this input, as it was.
-    greeted: Option<(NodeId, Option<NodeFacts>)>,
+    /// The nodes whose keepers introduced themselves with this input, as they were.
+    greeted: Vec<(NodeId, Option<NodeFacts>)>,
 }
 
 impl GroupDriver {
     /// `group` as the store has it.
     pub fn new(group: Group, now: Now) -> Self {
         GroupDriver {
+            stored: group.clone(),
             group,
             facts: Facts::new(now),
             ordered: BTreeMap::new(),
@@ -118,11 +120,17 @@ impl GroupDriver {
         }
     }
 
+    /// `group` as the store has it since this process raised its version.
+    pub fn begun(group: Group, now: Now) -> Self {
+        GroupDriver { incarnated: true, ..Self::new(group, now) }
+    }
+
     /// `group` as a store has it that may not be the newest: it was put back, or nobody was there
     /// for so long that it might have been. It asks the keepers before it decides (DESIGN §4.19).
     pub fn doubting(mut group: Group, now: Now) -> Self {
         doubt(&mut group);
         let mut driver = Self::new(group, now);
+        driver.stored = driver.group.clone();
         driver.facts.doubted_for_age = driver.group.plan == Plan::Recovering;
         driver
     }
@@ -137,10 +145,23 @@ impl GroupDriver {
 
     /// Takes one input in and says what to do.
     pub fn handle(&mut self, input: GroupInput, now: Now) -> GroupOutput {
+        self.handle_all([(input, now.mono_ms)], now)
+    }
+
+    /// Takes all inputs in that wait, with the monotonic times at which they came, in milliseconds,
+    /// and only then decides: nobody is silent whose word is there. At most one of them may be a
+    /// command, the last.
+    pub fn handle_all(
+        &mut self,
+        inputs: impl IntoIterator<Item = (GroupInput, u64)>,
+        now: Now,
+    ) -> GroupOutput {
         let mut out = GroupOutput::default();
+        if self.before.take().is_some() {
+            self.stored.clone_from(&self.group);
+        }
         self.facts.note_time(&self.group.settings, now);
         let mut before = Before {
-            group: self.group.clone(),
             ordered: self.ordered.clone(),
             watchers: self.watchers.clone(),
             plan_since: self.facts.plan_since,
@@ -148,40 +169,17 @@ impl GroupDriver {
             failovers_ms: self.facts.failovers_ms.clone(),
             incarnated: self.incarnated,
             order_count: self.order_count,
-            greeted: None,
+            greeted: Vec::new(),
         };
-        match input {
-            GroupInput::Hello { stream, hello, fresh_id } => {
-                let heard = self.facts.nodes.clone();
-                let answer = self.hello(stream, &hello, fresh_id, now);
-                if let Ok(welcome) = &answer {
-                    let id = welcome.node_id;
-                    before.greeted = Some((id, heard.get(&id).cloned()));
-                }
-                out.welcomes.push((stream, answer));
-            }
-            GroupInput::Closed { stream, node } => {
-                let facts = self.facts.node_mut(node);
-                if facts.stream == Some(stream) {
-                    facts.stream = None;
-                    facts.closed_ms = Some(now.mono_ms);
-                    self.ordered.remove(&node);
-                    self.forget_dropped(node, &mut out.events);
-                }
-            }
-            GroupInput::Report { stream, node, report } => {
-                self.report(stream, node, *report, now, &mut out.events);
-            }
-            GroupInput::Command { id, command } => {
-                let answer = command::take(&mut self.group, &self.facts, &command, now);
-                self.answer(id, answer, now, &mut out);
-            }
-            GroupInput::Tick => {}
+        for (input, came_ms) in inputs {
+            let came = Now { mono_ms: came_ms.min(now.mono_ms), ..now };
+            self.take_in(input, came, &mut before, &mut out);
         }
-        self.facts.note_settings(&before.group.settings, &self.group.settings, now);
-        self.date(&before.group.plan, before.group.rule().map(SyncRule::id), now);
+        self.facts.note_settings(&self.stored.settings, &self.group.settings, now);
+        let (plan, rule) = (self.stored.plan.clone(), self.stored.rule().map(SyncRule::id));
+        self.date(&plan, rule, now);
         self.settle(now, &mut out.events);
-        if self.group != before.group || !self.incarnated {
+        if self.group != self.stored || !self.incarnated {
             self.incarnated = true;
             self.group.version += 1;
             self.order_count = 0;
@@ -195,10 +193,54 @@ impl GroupDriver {
         out
     }
 
+    fn take_in(
+        &mut self,
+        input: GroupInput,
+        came: Now,
+        before: &mut Before,
+        out: &mut GroupOutput,
+    ) {
+        match input {
+            GroupInput::Hello { stream, hello, fresh_id } => {
+                let heard = self.facts.nodes.clone();
+                let answer = self.hello(stream, &hello, fresh_id, came);
+                if let Ok(welcome) = &answer {
+                    let id = welcome.node_id;
+                    before.greeted.push((id, heard.get(&id).cloned()));
+                }
+                out.welcomes.push((stream, answer));
+            }
+            GroupInput::Closed { stream, node } => {
+                // After silence was forgiven the words of before seem younger than they are.
+                let closed_ms = came.mono_ms.max(self.facts.forgiven_ms);
+                let facts = self.facts.node_mut(node);
+                if facts.stream == Some(stream) {
+                    facts.stream = None;
+                    facts.closed_ms = Some(closed_ms);
+                    self.ordered.remove(&node);
+                    self.forget_dropped(node, &mut out.events);
+                }
+            }
+            GroupInput::Report { stream, node, report } => {
+                self.report(stream, node, *report, came, &mut out.events);
+            }
+            GroupInput::Command { id, command } => {
+                let answer = command::take(&mut self.group, &self.facts, &command, came);
+                self.answer(id, answer, came, out);
+            }
+            GroupInput::Tick => {}
+        }
+    }
+
+    /// The shell waited `ms` milliseconds for its store.
+    pub fn waited(&mut self, ms: u64, now: Now) {
+        self.facts.note_wait(ms, &self.group.settings, now);
+    }
+
     /// The commit of the last output failed: back to what the store has.
     pub fn rollback(&mut self) {
         let Some(before) = self.before.take() else { return };
-        self.group = before.group;
+        self.group.clone_from(&self.stored);
         self.ordered = before.ordered;
         self.watchers = before.watchers;
         // None of its orders was sent: the numbers go on from those that were.
@@ -207,10 +249,11 @@ impl GroupDriver {
         self.facts.plan_since = before.plan_since;
         self.facts.rule_since_ms = before.rule_since_ms;
         self.facts.failovers_ms = before.failovers_ms;
-        match before.greeted {
-            Some((id, Some(heard))) => _ = self.facts.nodes.insert(id, heard),
-            Some((id, None)) => _ = self.facts.nodes.remove(&id),
-            None => {}
+        for (id, heard) in before.greeted.into_iter().rev() {
+            match heard {
+                Some(heard) => _ = self.facts.nodes.insert(id, heard),
+                None => _ = self.facts.nodes.remove(&id),
+            }
         }
         for node in self.facts.nodes.values_mut() {
             // Its event was not stored either.
@@ -221,6 +264,7 @@ impl GroupDriver {
     /// The last output is durable.
     pub fn committed(&mut self) {
         self.before = None;
+        self.stored.clone_from(&self.group);
     }
 
     /// Until the next [`GroupInput::Tick`] is due, in milliseconds.
@@ -270,7 +314,8 @@ impl GroupDriver {
         let facts = self.facts.node_mut(node_id);
         facts.stream = Some(stream);
         facts.closed_ms = None;
-        facts.heard_ms = Some(now.mono_ms);
+        facts.heard_ms = facts.heard_ms.max(Some(now.mono_ms));
+        facts.greeted_ms = Some(now.mono_ms);
         // What it said before its connection broke no longer counts: it may have been restarted.
         facts.report = None;
         self.ordered.remove(&node_id);

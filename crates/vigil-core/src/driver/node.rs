@@ -101,6 +101,10 @@ pub struct NodeDriver {
     order: Option<Order>,
     seen: Option<Observed>,
     seen_ms: u64,
+    /// When something last happened here, and when that was last long after the thing before: this
+    /// process was stopped, or starved.
+    last_ms: u64,
+    woke_ms: u64,
     /// False after a step has ended, until a look that began afterwards.
     fresh: bool,
     running: Option<Running>,
@@ -132,6 +136,8 @@ impl NodeDriver {
             order: None,
             seen: None,
             seen_ms: now.mono_ms,
+            last_ms: now.mono_ms,
+            woke_ms: 0,
             fresh: false,
             running: None,
             next_id: 1,
@@ -163,6 +169,7 @@ impl NodeDriver {
     /// Takes one input in and says what to do.
     pub fn handle(&mut self, input: NodeInput, now: Now) -> Vec<NodeOutput> {
         let mut out = Vec::new();
+        self.note_time(now);
         match input {
             NodeInput::Welcomed { node_id } => {
                 self.stream_up = true;
@@ -191,6 +198,25 @@ impl NodeDriver {
         self.advance(now, &mut out);
         self.report_if_due(now, &mut out);
         out
+    }
+
+    /// What is seen first after a pause may be as old as the pause: the members' words wait to be
+    /// read by Postgres, those of the monitor here. A keeper that is starved all the time gets this
+    /// time once in a deadline.
+    fn note_time(&mut self, now: Now) {
+        let settings = &self.record.settings;
+        let gap = now.mono_ms.saturating_sub(self.last_ms);
+        self.last_ms = now.mono_ms;
+        let rested = now.mono_ms.saturating_sub(self.woke_ms) > settings.silence_ms();
+        if gap > settings.heartbeat_interval_ms.max(IDLE_MS + 100) && rested {
+            self.woke_ms = now.mono_ms;
+        }
+    }
+
+    /// Whether what was seen last says nothing of now.
+    fn saw_too_long_ago(&self, now: Now) -> bool {
+        let heartbeat_ms = self.record.settings.heartbeat_interval_ms;
+        now.mono_ms.saturating_sub(self.seen_ms) >= heartbeat_ms
     }
 
     /// Until the next look, in milliseconds.

@@ -301,7 +301,10 @@ fn an_isolated_primary_fences_itself_and_nobody_else_does() {
         keeper.sees(primary(&[(2, 10), (3, 10)]));
         keeper.then_sees(primary(&[(2, 10), (3, 10)]));
         keeper.take(NodeInput::StreamLost).unwrap();
-        keeper.ms += 3100;
+        for _ in 0..10 {
+            keeper.ms += 310;
+            keeper.take(NodeInput::Tick).unwrap();
+        }
         keeper
     };
     let stops = |steps: &[Step]| matches!(steps, [Step::Stop { .. } | Step::Kill]);
@@ -323,6 +326,55 @@ fn an_isolated_primary_fences_itself_and_nobody_else_does() {
     let mut standby_now = Keeper::welcomed(disk);
     standby_now.ms += 10_000;
     assert_eq!(standby_now.sees(attached(2, 8, true)), [], "it leads nothing any more");
+}
+
+/// A keeper that was stopped for a while, or got no CPU, with the whole machine or alone: what it saw
+/// before says nothing of now, and what is seen first is as old as the pause.
+#[test]
+fn a_starved_keeper_looks_before_it_stops_a_healthy_server() {
+    let rule = rule(7, 3, 1, &[2, 3], 1);
+    let starved = |pause_ms: u64| {
+        let mut disk = record(1);
+        (disk.promise, disk.led_in, disk.own_rule) = (Epoch(7), Some(Epoch(7)), Some(rule.clone()));
+        disk.peers = [2, 3].map(|n| crate::support::member(n).as_peer()).to_vec();
+        let mut keeper = Keeper::welcomed(disk);
+        let lead = Goal::Lead { rule: rule.clone(), tli: Tli(1), renewal: false, prepare: false };
+        let mut with_peers = order(7, 10, lead);
+        with_peers.peers.clone_from(&keeper.disk.peers);
+        keeper.ordered(with_peers);
+        keeper.sees(primary(&[(2, 10), (3, 10)]));
+        keeper.ends(Ok(StepDone::InForce { rule: rule.id(), from: Lsn(900) }));
+        keeper.sees(primary(&[(2, 10), (3, 10)]));
+        keeper.then_sees(primary(&[(2, 10), (3, 10)]));
+        keeper.ms += pause_ms;
+        keeper
+    };
+    for first in [NodeInput::StreamLost, NodeInput::Tick] {
+        for pause_ms in [3100, 5000, 20_000] {
+            let mut keeper = starved(pause_ms);
+            assert_eq!(keeper.take(first.clone()).unwrap(), [], "{first:?} after {pause_ms} ms");
+            // The members' words wait for a sender that was not scheduled yet either.
+            assert_eq!(keeper.sees(primary(&[(2, pause_ms), (3, pause_ms)])), []);
+            keeper.ms += 100;
+            assert_eq!(keeper.sees(primary(&[(2, 5), (3, 5)])), []);
+            keeper.ms += 1500;
+            assert_eq!(keeper.sees(primary(&[(2, 5), (3, 5)])), []);
+        }
+    }
+    // It asks for a look, and stops by what that shows.
+    let mut keeper = starved(1000);
+    for _ in 0..10 {
+        keeper.ms += 300;
+        keeper.take(NodeInput::Tick).unwrap();
+    }
+    let asked = keeper.driver.handle(NodeInput::Tick, t(keeper.ms));
+    assert!(!asked.iter().any(|o| matches!(o, NodeOutput::Run { .. })), "{asked:?}");
+    assert!(matches!(*keeper.sees(primary(&[])), [Step::Stop { .. }]));
+    // Others may have been elected: the pause puts that off for a heartbeat, no longer.
+    let mut keeper = starved(20_000);
+    keeper.take(NodeInput::StreamLost).unwrap();
+    keeper.ms += 1001;
+    assert!(matches!(*keeper.sees(primary(&[])), [Step::Stop { .. }]));
 }
 
 /// A group that is stopped as a whole comes back as it was: its standbys say at once that they leave,

@@ -8,6 +8,7 @@ mod election;
 mod keeper;
 mod monitor;
 mod operators;
+mod starved;
 mod support;
 mod sync_policy;
 mod totality;

@@ -100,13 +100,6 @@ struct Closes {
 
 impl Drop for Closes {
     fn drop(&mut self) {
-        let mail = Mail::Closed { stream: self.stream };
-        let Err(mpsc::error::TrySendError::Full(mail)) = self.handle.mailbox.try_send(mail) else {
-            return;
-        };
-        let mailbox = self.handle.mailbox.clone();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move { mailbox.send(mail).await });
-        }
+        self.handle.mailbox.put(Mail::Closed { stream: self.stream });
     }
 }

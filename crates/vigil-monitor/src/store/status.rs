@@ -2,25 +2,24 @@
 //! waited for, and nobody minds when one is lost.
 
 use sqlx::types::Json;
-use vigil_core::ids::GroupKey;
+use vigil_core::ids::NodeId;
 use vigil_core::view::NodeView;
 
 use super::{PgStore, StoreError};
 
 const PUT: &str = "
 with seen as (
-    select * from jsonb_to_recordset($3) as n(
-        nodeid bigint, nodename text, nodehost text, nodeport integer, reportedstate text,
+    select * from jsonb_to_recordset($1) as n(
+        formationid text, groupid integer, nodeid bigint, nodename text, nodehost text, nodeport integer, reportedstate text,
         goalstate text, health integer, reportedlsn pg_lsn, reportedtli integer, since text,
         candidatepriority integer, replicationquorum boolean)
 ), gone as (
-    delete from pgautofailover.node_status
-     where formationid = $1 and groupid = $2 and nodeid not in (select nodeid from seen)
+    delete from pgautofailover.node_status where nodeid = any($2)
 )
 insert into pgautofailover.node_status as old
     (formationid, groupid, nodeid, nodename, nodehost, nodeport, reportedstate, goalstate, health,
      reportedlsn, reportedtli, statechangetime, candidatepriority, replicationquorum)
-select $1, $2, nodeid, nodename, nodehost, nodeport, reportedstate, goalstate, health,
+select formationid, groupid, nodeid, nodename, nodehost, nodeport, reportedstate, goalstate, health,
        reportedlsn, reportedtli, nullif(since, '')::timestamptz, candidatepriority,
        replicationquorum
   from seen
@@ -33,16 +32,26 @@ on conflict (nodeid) do update set
     candidatepriority = excluded.candidatepriority,
     replicationquorum = excluded.replicationquorum";
 
+const FORGET: &str = "
+delete from pgautofailover.node_status s
+ where not exists (select from unnest($1::bigint[]) k(nodeid) where k.nodeid = s.nodeid)";
+
 impl PgStore {
-    /// Replaces what is shown of one group.
-    pub async fn put_nodes(&self, key: &GroupKey, nodes: &[NodeView]) -> Result<(), StoreError> {
+    /// Shows these nodes, of whatever groups, and no longer those that are gone.
+    pub async fn put_nodes(&self, nodes: &[NodeView], gone: &[NodeId]) -> Result<(), StoreError> {
+        let gone: Vec<i64> = gone.iter().map(|id| id.0).collect();
         self.on(&self.others, async |connection| {
-            sqlx::query(PUT)
-                .bind(&key.formation)
-                .bind(key.group.cast_signed())
-                .bind(Json(nodes))
-                .execute(connection)
-                .await
+            sqlx::query(PUT).bind(Json(nodes)).bind(gone).execute(connection).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Shows no nodes but these.
+    pub async fn keep_nodes(&self, known: &[NodeId]) -> Result<(), StoreError> {
+        let known: Vec<i64> = known.iter().map(|id| id.0).collect();
+        self.on(&self.others, async |connection| {
+            sqlx::query(FORGET).bind(known).execute(connection).await
         })
         .await?;
         Ok(())

@@ -6,8 +6,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use vigil_core::command::Command;
+use vigil_core::driver::group::GroupDriver;
 use vigil_core::group::{Group, Settings};
 use vigil_core::ids::{GroupKey, NodeId};
+use vigil_monitor::clock;
 use vigil_monitor::group_task::{Declined, GroupHandle, GroupTask, Mail, Outbox, Surroundings};
 use vigil_monitor::metrics::Metrics;
 use vigil_monitor::node_ids::NodeIds;
@@ -36,9 +38,11 @@ impl Rig {
             ids: Arc::new(NodeIds::default()),
             metrics: Arc::new(Metrics::new().unwrap()),
             store_up: is_up,
+            versions: watch::Sender::new(None).subscribe(),
         };
         let group = Group::new(key, Settings::default(), "secret".to_owned());
-        let (group, task) = GroupTask::new(group, false, around);
+        let driver = GroupDriver::new(group.clone(), clock::now());
+        let (group, task) = GroupTask::new(group, driver, around);
         let stop = CancellationToken::new();
         tokio::spawn(task.run(stop.clone()));
         Rig { store, group, numbers: 0, _stop: stop.drop_guard(), _store_up: store_up }

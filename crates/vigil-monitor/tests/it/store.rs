@@ -160,7 +160,7 @@ async fn readers_see_the_views_and_nothing_else() {
     let store = database.store().await;
     store.put_formation("default", Settings::default()).await.unwrap();
     let nodes = [node(1, NodeState::Primary), node(2, NodeState::Secondary)];
-    store.put_nodes(&key(), &nodes).await.unwrap();
+    store.put_nodes(&nodes, &[]).await.unwrap();
     commit(&store, 0, Some(&group(1)), &[event("told")]).await.unwrap();
 
     let options = sqlx::postgres::PgConnectOptions::new_without_pgpass()
@@ -202,7 +202,7 @@ async fn readers_see_the_views_and_nothing_else() {
         assert!(refused.is_err(), "{sql}");
     }
 
-    store.put_nodes(&key(), &nodes[1..]).await.unwrap();
+    store.put_nodes(&nodes[1..], &[NodeId(1)]).await.unwrap();
     let names: Vec<String> = sqlx::query_scalar("select nodename from pgautofailover.node")
         .fetch_all(&mut reader)
         .await

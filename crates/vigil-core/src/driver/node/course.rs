@@ -88,6 +88,11 @@ impl NodeDriver {
             return;
         }
         if self.must_fence(now) {
+            if self.saw_too_long_ago(now) {
+                self.fresh = false;
+                out.push(NodeOutput::Look);
+                return;
+            }
             let step = match seen.server {
                 ServerView::Hung => Step::Kill,
                 _ => Step::Stop { budget_ms: 500 },
@@ -159,6 +164,10 @@ impl NodeDriver {
     pub(super) fn must_fence(&self, now: Now) -> bool {
         let deadline_ms = self.record.settings.silence_ms();
         if now.mono_ms.saturating_sub(self.heard_ms) <= deadline_ms {
+            return false;
+        }
+        let awake_ms = now.mono_ms.saturating_sub(self.woke_ms);
+        if awake_ms <= self.record.settings.heartbeat_interval_ms {
             return false;
         }
         let (Some(seen), Some(rule)) = (&self.seen, &self.record.own_rule) else { return false };
