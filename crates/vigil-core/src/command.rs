@@ -93,7 +93,8 @@ pub enum Progress {
         who: String,
     },
     Done(OperationResult),
-    /// Undone: the old primary serves.
+    /// Ended otherwise than asked: undone, so that the old primary serves, or another node than the
+    /// one named has become the primary.
     RolledBack(OperationResult),
     /// Given up for another reason.
     Failed {

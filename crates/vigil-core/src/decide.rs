@@ -16,6 +16,7 @@ use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
 use crate::wal::{Position, Tli};
+use crate::winner;
 
 /// A record that is doubted only for its age is trusted once nobody has told of anything newer for
 /// so long, in milliseconds.
@@ -394,10 +395,28 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
         Verdict::Lost { evidence, .. } => Some(evidence),
         Verdict::Fine | Verdict::Suspect { .. } | Verdict::Unknown => None,
     };
+    let failed = failed.or_else(|| winner::overdue(group, facts, winner, now));
     if let Some(evidence) = failed
         && can_be_won(group, facts, now).is_ok()
     {
-        begin_election(group, facts, Cause::WinnerFailed, evidence, None, None, now);
+        give_up_winner(group, facts, winner, Cause::WinnerFailed, evidence, now);
+    }
+}
+
+/// Elects anew, and prefers everybody to the winner that did not come up. Its keeper kills it before
+/// it pledges: a promotion that was triggered may still end.
+pub fn give_up_winner(
+    group: &mut Group,
+    facts: &Facts,
+    winner: NodeId,
+    cause: Cause,
+    evidence: Vec<String>,
+    now: Now,
+) {
+    begin_election(group, facts, cause, evidence, None, None, now);
+    if let Some(episode) = &mut group.episode {
+        episode.failed.insert(winner);
+        episode.wanted = episode.wanted.filter(|id| *id != winner);
     }
 }
 
@@ -446,6 +465,8 @@ pub fn begin_election(
                 outage_from_ms: None,
                 marks: Vec::new(),
                 then_maintenance: false,
+                wanted: None,
+                failed: BTreeSet::new(),
             });
         }
     }
@@ -478,6 +499,8 @@ pub fn begin_handover(
         outage_from_ms: None,
         marks: Vec::new(),
         then_maintenance: false,
+        wanted: Some(to).filter(|_| operation.is_some()),
+        failed: BTreeSet::new(),
     });
     group.plan = Plan::Handover { from, to };
 }

@@ -119,6 +119,7 @@ fn report() -> Report {
         covered: Some(RuleId { epoch: Epoch(7), version: 3 }),
         rules_held: vec![rule(4)],
         position: Some(position()),
+        replayed: Some(Lsn(8)),
         history: Some(history()),
         highest_tli: Tli(4),
         following: Some(Following {

@@ -74,7 +74,7 @@ async fn watch(
                 }
             }
             Progress::Done(result) => return Ok(result),
-            Progress::RolledBack(result) => return Err(rolled_back(operation, result)),
+            Progress::RolledBack(result) => return Err(otherwise(operation, result)),
             Progress::Failed { message } => {
                 let message = format!("the {operation} failed: {message}");
                 return Err(Failure::unexpected(message).hint("`pgctl explain` may tell more"));
@@ -131,12 +131,15 @@ async fn ask(session: &Session, monitor: &mut Monitor) -> Option<String> {
     (!waiting.is_empty()).then(|| waiting.join("; "))
 }
 
-fn rolled_back(operation: &str, result: OperationResult) -> Failure {
-    let serves = match &result.from {
-        Some(from) => format!("{from} is still the primary"),
-        None => "the old primary still serves".to_owned(),
+/// Ended otherwise than asked: the old primary serves, or one that nobody has named.
+fn otherwise(operation: &str, result: OperationResult) -> Failure {
+    let message = match &result.from {
+        Some(from) if *from != result.to => {
+            format!("the {operation} ended otherwise than asked: {} is the primary now", result.to)
+        }
+        Some(from) => format!("the {operation} was rolled back: {from} is still the primary"),
+        None => format!("the {operation} was rolled back: the old primary still serves"),
     };
-    let message = format!("the {operation} was rolled back: {serves}");
     let failure = Failure::new(Kind::RolledBack, message).hint("`pgctl show-events` tells why");
     Failure { result: Some(Box::new(result)), ..failure }
 }
@@ -193,7 +196,11 @@ mod tests {
             success(&already),
             "node2 is the primary already, at 127.0.0.1:5433: nothing to do"
         );
-        let failure = rolled_back("switchover", result());
+        let failure = otherwise("promotion", result());
+        let words = "the promotion ended otherwise than asked: node2 is the primary now";
+        assert_eq!((failure.message.as_str(), failure.kind.exit_code()), (words, 7));
+        let back = OperationResult { to: "node1".to_owned(), ..result() };
+        let failure = otherwise("switchover", back);
         assert_eq!(failure.message, "the switchover was rolled back: node1 is still the primary");
         assert_eq!(failure.kind.exit_code(), 7);
     }

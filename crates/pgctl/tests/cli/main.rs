@@ -197,7 +197,8 @@ async fn perform_tells_each_step_and_then_who_is_the_primary() {
 
 #[tokio::test]
 async fn perform_that_does_not_end_well() {
-    let progress = vec![Progress::RolledBack(result())];
+    let back = OperationResult { to: "node1".to_owned(), ..result() };
+    let progress = vec![Progress::RolledBack(back)];
     let ran = pgctl(
         Fake { progress: progress.clone(), ..Fake::default() },
         &["perform-promotion", "node2"],
@@ -208,7 +209,11 @@ async fn perform_that_does_not_end_well() {
         pgctl(Fake { progress, ..Fake::default() }, &["perform-promotion", "node2", "--json"])
             .await;
     let error = ran.json_error(7);
-    assert_eq!((&error["code"], &error["result"]["to"]), (&json!("rolled_back"), &json!("node2")));
+    assert_eq!((&error["code"], &error["result"]["to"]), (&json!("rolled_back"), &json!("node1")));
+    let progress = vec![Progress::RolledBack(result())];
+    let ran = pgctl(Fake { progress, ..Fake::default() }, &["perform-promotion", "node3"]).await;
+    let words = "the promotion ended otherwise than asked: node2 is the primary now";
+    assert_eq!(ran.error(7).0, words);
 
     let progress = vec![Progress::Failed { message: "no\nluck".to_owned() }];
     let ran = pgctl(Fake { progress, ..Fake::default() }, &["perform-failover"]).await;

@@ -491,8 +491,8 @@ impl GroupDriver {
                 out.events.extend(taken.events);
                 if let Some(done) = taken.done {
                     out.progress.push((id, Progress::Done(done)));
-                } else if let Some(operation) = taken.watch {
-                    self.watchers.push(Watcher::new(id, operation, &self.group, now));
+                } else if let Some(effect) = taken.watch {
+                    self.watchers.push(Watcher::new(id, effect, &self.group, now));
                 }
             }
         }

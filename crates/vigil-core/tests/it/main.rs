@@ -11,3 +11,4 @@ mod operators;
 mod support;
 mod sync_policy;
 mod totality;
+mod winner;

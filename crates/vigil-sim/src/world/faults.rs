@@ -235,7 +235,10 @@ impl World {
             Kind::Join => {
                 if self.hosts.len() < 9 && !self.stores[group].doubtful {
                     let quorum = !detail.is_multiple_of(5);
-                    self.add_host(group, NodePlan { priority: small, quorum, connections: 100 });
+                    self.add_host(
+                        group,
+                        NodePlan { priority: small, quorum, connections: 100, promotes: true },
+                    );
                 }
                 return;
             }

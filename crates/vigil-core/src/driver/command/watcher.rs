@@ -1,5 +1,6 @@
 //! An operator's command is followed to its end.
 
+use super::Effect;
 use crate::command::{OperationResult, Progress};
 use crate::election::Election;
 use crate::event::{Event, Operation};
@@ -38,6 +39,8 @@ pub(crate) struct Watcher {
     pub(crate) id: u64,
     operation: Operation,
     from: Option<NodeId>,
+    /// Who was asked for by name.
+    wish: Option<NodeId>,
     phases_told: usize,
     waiting_told: Option<(String, String)>,
     /// The episode as last seen: its end takes it out of the record.
@@ -46,12 +49,14 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(id: u64, operation: Operation, group: &Group, now: Now) -> Self {
+    pub(crate) fn new(id: u64, effect: Effect, group: &Group, now: Now) -> Self {
+        let Effect::Change { operation, wish } = effect;
         let from = group.episode.as_ref().and_then(|e| e.from);
         Watcher {
             id,
             operation,
             from,
+            wish,
             phases_told: 0,
             waiting_told: None,
             last: group.episode.clone(),
@@ -88,12 +93,17 @@ impl Watcher {
         }
         let outage_ms = last.map_or(now.mono_ms - self.began.mono_ms, |e| e.outage_ms());
         let result = result(group, self.operation, self.from, outage_ms, phases);
-        out.push(if self.from == Some(primary) {
-            Progress::RolledBack(result)
-        } else {
+        out.push(if self.is_as_asked(primary) {
             Progress::Done(result)
+        } else {
+            Progress::RolledBack(result)
         });
         false
+    }
+
+    /// Whether what was asked for has come about: this node leads, or any but the old one.
+    fn is_as_asked(&self, primary: NodeId) -> bool {
+        self.wish.map_or(self.from != Some(primary), |wish| wish == primary)
     }
 
     fn tell_phases(&mut self, phases: Vec<crate::event::Phase>, out: &mut Vec<Progress>) {
