@@ -29,6 +29,7 @@ mod harness_checks;
 mod busy;
 mod command_line;
 mod each_step;
+mod effects;
 mod endpoints;
 mod group_sizes;
 mod kept_from_harm;

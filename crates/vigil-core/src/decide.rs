@@ -181,28 +181,28 @@ fn close_episode(
     if let Some(mut episode) = group.episode.take() {
         episode.mark("sync", now.wall_ms);
         events.push(episode_event(group, &episode, rule.primary));
-        events.extend(maintenance_that_follows(group, &episode, rule.primary));
+        events.extend(what_follows(group, &episode, rule.primary));
     }
     true
 }
 
-/// The old primary has handed over in order to enter maintenance: now it does. If it serves again,
-/// the command has had no effect, and that is said.
-fn maintenance_that_follows(
-    group: &mut Group,
-    episode: &Episode,
-    primary: NodeId,
-) -> Option<Event> {
-    let from = episode.from.filter(|_| episode.then_maintenance)?;
+/// The old primary has handed over in order to enter maintenance, or to leave: now it does. If it
+/// serves again, the command has had no effect, and that is said.
+fn what_follows(group: &mut Group, episode: &Episode, primary: NodeId) -> Option<Event> {
+    let from = episode.from.filter(|_| episode.then_maintenance || episode.then_drop)?;
     let member = group.members.get_mut(&from)?;
-    member.maintenance = from != primary;
+    let goes = from != primary;
+    member.maintenance |= episode.then_maintenance && goes;
+    member.dropped |= episode.then_drop && goes;
     let name = member.name.clone();
-    let text = if from == primary {
-        format!("{name} does not enter maintenance: it is still the primary")
-    } else {
-        format!("{name} enters maintenance")
+    let text = match (episode.then_drop, goes) {
+        (false, true) => format!("{name} enters maintenance"),
+        (false, false) => format!("{name} does not enter maintenance: it is still the primary"),
+        (true, true) => format!("{name} is dropped"),
+        (true, false) => format!("{name} is not dropped: it is still the primary"),
     };
-    Some(event(group, EventKind::Maintenance, Some(from), text))
+    let kind = if episode.then_drop { EventKind::Node } else { EventKind::Maintenance };
+    Some(event(group, kind, Some(from), text))
 }
 
 fn handover(
@@ -233,7 +233,7 @@ fn handover(
             episode.evidence.push(format!("{name} stopped being fit to take over"));
             events.push(episode_event(group, episode, from));
             let episode = episode.clone();
-            events.extend(maintenance_that_follows(group, &episode, from));
+            events.extend(what_follows(group, &episode, from));
         }
         group.plan = Plan::Serving { primary: from };
         return;
@@ -465,6 +465,7 @@ pub fn begin_election(
                 outage_from_ms: None,
                 marks: Vec::new(),
                 then_maintenance: false,
+                then_drop: false,
                 wanted: None,
                 failed: BTreeSet::new(),
             });
@@ -499,6 +500,7 @@ pub fn begin_handover(
         outage_from_ms: None,
         marks: Vec::new(),
         then_maintenance: false,
+        then_drop: false,
         wanted: Some(to).filter(|_| operation.is_some()),
         failed: BTreeSet::new(),
     });

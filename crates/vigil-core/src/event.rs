@@ -148,6 +148,9 @@ pub struct Episode {
     /// serves, and not at all if the change is undone.
     #[serde(default)]
     pub then_maintenance: bool,
+    /// The same where it is to be dropped.
+    #[serde(default)]
+    pub then_drop: bool,
     /// Whom an operator wants as the next primary: preferred, not forced.
     #[serde(default)]
     pub wanted: Option<NodeId>,

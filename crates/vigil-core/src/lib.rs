@@ -25,3 +25,4 @@ pub mod sync;
 pub mod view;
 pub mod wal;
 pub mod winner;
+pub mod words;

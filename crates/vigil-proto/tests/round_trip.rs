@@ -303,7 +303,7 @@ fn what_operators_ask_and_see() {
         },
         Command::EnableMaintenance { node: "node3".to_owned(), allow_failover: true },
         Command::DisableMaintenance { node: "node3".to_owned() },
-        Command::DropNode { node: "node3".to_owned(), force: true },
+        Command::DropNode { node: "node3".to_owned(), force: true, allow_failover: true },
     ] {
         let selector = Selector { formation: Some("default".to_owned()), group: Some(0) };
         round_trip::<_, pb::CommandRequest>(CommandRequest { selector, command });

@@ -1,4 +1,4 @@
-//! What failover, switchover and promotion have in common: ask, watch, tell how it ended.
+//! What all commands that change something have in common: ask, watch, tell how it ended.
 
 use tokio::time::timeout_at;
 use tonic::{Status, Streaming};
@@ -25,8 +25,26 @@ pub(super) async fn perform(
     if no_wait {
         return accepted(session, operation);
     }
-    let result = watch(session, &mut monitor, operation, progress).await?;
-    session.output.data(&result, |_| success(&result))
+    match watch(session, &mut monitor, operation, progress).await? {
+        Ended::Change(result) => session.output.data(&result, |_| success(&result)),
+        Ended::Effect(message) => session.done(&message),
+    }
+}
+
+/// Carries out a command that changes no primary, and waits until its effect is there; `no_wait`:
+/// only until the monitor has recorded it.
+pub(super) async fn bring_about(
+    session: &Session,
+    command: Command,
+    no_wait: bool,
+) -> Result<(), Failure> {
+    if no_wait { session.execute(command).await } else { perform(session, command, false).await }
+}
+
+/// How it ended well.
+enum Ended {
+    Change(OperationResult),
+    Effect(String),
 }
 
 /// What `--no-wait` prints: the keys of a result, as far as they are known.
@@ -55,7 +73,7 @@ async fn watch(
     monitor: &mut Monitor,
     operation: &str,
     mut progress: Streaming<pb::Progress>,
-) -> Result<OperationResult, Failure> {
+) -> Result<Ended, Failure> {
     let mut waiting = None;
     loop {
         let next = match timeout_at(monitor.deadline, progress.message()).await {
@@ -73,7 +91,11 @@ async fn watch(
                     session.output.note(&waiting_line(waiting.as_deref().unwrap_or_default()));
                 }
             }
-            Progress::Done(result) => return Ok(result),
+            Progress::Done(result) => return Ok(Ended::Change(result)),
+            Progress::Effective { message } => return Ok(Ended::Effect(message)),
+            Progress::Otherwise { message } => {
+                return Err(Failure::new(Kind::RolledBack, message));
+            }
             Progress::RolledBack(result) => return Err(otherwise(operation, result)),
             Progress::Failed { message } => {
                 let message = format!("the {operation} failed: {message}");
@@ -161,7 +183,10 @@ fn name(command: &Command) -> &'static str {
     match command {
         Command::Switchover { .. } => "switchover",
         Command::Promotion { .. } => "promotion",
-        _ => "failover",
+        Command::Failover { .. } => "failover",
+        Command::SetNode { .. } | Command::SetSettings { .. } => "change of settings",
+        Command::EnableMaintenance { .. } | Command::DisableMaintenance { .. } => "maintenance",
+        Command::DropNode { .. } => "removal",
     }
 }
 

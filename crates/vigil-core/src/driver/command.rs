@@ -1,9 +1,12 @@
 //! What keepers and operators ask of a group, and how an operator's command is followed.
 
+mod effect;
 mod perform;
 mod register;
 mod watcher;
 
+pub(crate) use effect::Effect;
+use effect::tight;
 use perform::{failover, promotion, switchover};
 pub(crate) use register::register;
 pub(crate) use watcher::Watcher;
@@ -16,13 +19,6 @@ use crate::facts::Facts;
 use crate::group::{Group, INTERVALS_MS, Member, Plan};
 use crate::ids::{NodeId, Now};
 
-/// What a command is to bring about: it is followed until that is there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Effect {
-    /// Another primary; `wish`: this one.
-    Change { operation: Operation, wish: Option<NodeId> },
-}
-
 /// A command that was taken.
 #[derive(Default)]
 pub(crate) struct Taken {
@@ -30,6 +26,8 @@ pub(crate) struct Taken {
     pub(crate) events: Vec<Event>,
     /// It is followed to its end.
     pub(crate) watch: Option<Effect>,
+    /// What follows from it that its author may not have thought of.
+    pub(crate) warning: Option<String>,
     /// There was nothing to do.
     pub(crate) done: Option<OperationResult>,
 }
@@ -72,9 +70,12 @@ pub(crate) fn take(
             member.maintenance = false;
             member.quarantine = None;
             let events = vec![event(group, kind, Some(id), text.clone())];
-            Ok(Taken { message: text, events, ..Taken::default() })
+            let watch = Some(Effect::Streams { node: id });
+            Ok(Taken { message: text, events, watch, ..Taken::default() })
         }
-        Command::DropNode { node, force } => drop_node(group, facts, node, *force, now),
+        Command::DropNode { node, force, allow_failover } => {
+            drop_node(group, facts, node, *force, *allow_failover, now)
+        }
     }
 }
 
@@ -141,7 +142,9 @@ fn set_node(
         member.candidate_priority, member.replication_quorum
     );
     let events = vec![event(group, EventKind::Setting, Some(id), text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = quorum.map(|_| Effect::InForce);
+    let warning = quorum.filter(|counts| !counts).and_then(|_| tight(group, None));
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 /// Whether as many standbys as number-sync-standbys asks for could still be counted without node
@@ -204,7 +207,9 @@ fn set_settings(
         settings.number_sync_standbys, settings.heartbeat_interval_ms, settings.heartbeat_misses
     );
     let events = vec![event(group, EventKind::Setting, None, text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = Some(if sync.is_some() { Effect::InForce } else { Effect::Heard });
+    let warning = sync.and_then(|_| tight(group, None));
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 fn enable_maintenance(
@@ -233,13 +238,17 @@ fn enable_maintenance(
             episode.then_maintenance = true;
         }
         let message = format!("{}, then enters maintenance", taken.message);
-        return Ok(Taken { message, watch: None, ..taken });
+        let watch = Some(Effect::Rests { node: id });
+        let warning = tight(group, Some(id));
+        return Ok(Taken { message, watch, warning, ..taken });
     }
     enough_without(group, id)?;
     member_mut(group, id)?.maintenance = true;
     let text = format!("{node} enters maintenance");
     let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = Some(Effect::Rests { node: id });
+    let warning = tight(group, None);
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 fn drop_node(
@@ -247,16 +256,31 @@ fn drop_node(
     facts: &Facts,
     node: &str,
     force: bool,
+    allow_failover: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
     let (id, node) = meant(group, node)?;
     let last = group.members.len() == 1;
     if group.rule().is_some_and(|r| r.primary == id) && !last {
-        let hint = match group.plan {
-            Plan::Serving { .. } => "pgctl perform-switchover first",
-            _ => "pgctl perform-failover --allow-data-loss makes another node the primary",
+        let serves = matches!(group.plan, Plan::Serving { .. });
+        let hint = if serves {
+            format!("pgctl drop-node {node} --allow-failover hands over first")
+        } else {
+            "pgctl perform-failover --allow-data-loss makes another node the primary".to_owned()
         };
-        return Err(refused(format!("{node} is the primary"), hint));
+        if !allow_failover || !serves {
+            return Err(refused(format!("{node} is the primary"), &hint));
+        }
+        if !force {
+            enough_without(group, id)?;
+        }
+        let taken = switchover(group, facts, None, Operation::Switchover, now)?;
+        if let Some(episode) = &mut group.episode {
+            episode.then_drop = true;
+        }
+        let message = format!("{}, then leaves the group", taken.message);
+        let (watch, warning) = (Some(Effect::Gone { node: id }), tight(group, Some(id)));
+        return Ok(Taken { message, watch, warning, ..taken });
     }
     let attended = facts.is_reachable(id, &group.settings, now)
         && facts.node(id).is_some_and(|n| n.stream.is_some());
@@ -274,5 +298,7 @@ fn drop_node(
     } else {
         group.remove_member(id);
     }
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let warning = tight(group, Some(id)).filter(|_| !last);
+    let watch = attended.then_some(Effect::Gone { node: id });
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }

@@ -4,6 +4,7 @@
 
 mod commands;
 mod detection;
+mod effects;
 mod election;
 mod keeper;
 mod monitor;

@@ -54,7 +54,7 @@ impl Effect {
         let of = |node: NodeId| (group.members.get(&node), facts.fresh(node, &group.settings, now));
         Some(match self {
             Effect::Change { .. } => return None,
-            Effect::Rests { node } => rests(group, of(node), name),
+            Effect::Rests { node } => rests(group, facts, of(node), name, now),
             Effect::Streams { node } => streams(group, facts, of(node), name, now),
             Effect::Gone { node } => gone(group, of(node), name),
             Effect::InForce => in_force(group, facts, now),
@@ -75,7 +75,7 @@ fn is_stopped(report: &Report) -> bool {
     matches!(report.server, Server::Stopped | Server::NoData)
 }
 
-fn rests(group: &Group, (member, report): Node<'_>, name: &str) -> Stage {
+fn rests(group: &Group, facts: &Facts, (member, report): Node<'_>, name: &str, now: Now) -> Stage {
     let Some(member) = member else {
         return Stage::Otherwise(format!("{name} has left the group"));
     };
@@ -87,14 +87,22 @@ fn rests(group: &Group, (member, report): Node<'_>, name: &str) -> Stage {
     }
     match report {
         None => waits(AWAY, name),
+        Some(_) if is_counted(group, facts, member.id, now) => {
+            waits("the sync rule to do without it", name)
+        }
         Some(report) if is_stopped(report) => {
             Stage::There(format!("{name} is in maintenance, its Postgres is stopped"))
         }
-        Some(_) if group.rule().is_some_and(|r| r.members.contains(&member.id)) => {
-            waits("the sync rule to do without it", name)
-        }
         Some(_) => waits("its Postgres to stop", name),
     }
+}
+
+/// Whether commits may still wait for a node: the newest rule names it, or is not obeyed yet.
+fn is_counted(group: &Group, facts: &Facts, id: NodeId, now: Now) -> bool {
+    let Some(rule) = group.rule() else { return false };
+    let serves = matches!(group.plan, Plan::Serving { .. });
+    let primary = facts.fresh(rule.primary, &group.settings, now).filter(|_| serves);
+    rule.members.contains(&id) || primary.is_some_and(|r| r.in_force != Some(rule.id()))
 }
 
 fn streams(
