@@ -32,6 +32,7 @@ mod each_step;
 mod effects;
 mod endpoints;
 mod group_sizes;
+mod idle_primary;
 mod kept_from_harm;
 mod lost_monitor;
 mod lost_standbys;
