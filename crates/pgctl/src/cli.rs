@@ -25,7 +25,7 @@ Examples:
 
 Exit codes: 0 done, 1 unexpected failure, 2 bad usage or value, 3 monitor unreachable, 4 no such
 node, formation or group, 5 refused in the present state, 6 still going on when --timeout ran out,
-7 tried and rolled back: the old primary serves.";
+7 tried and ended otherwise than asked: rolled back, or another node is the primary.";
 
 /// The operator's hand on a pgvigil monitor: see, explain and change who is the primary.
 #[derive(Debug, Parser)]

@@ -79,12 +79,12 @@ impl Session {
         let call = monitor.client.execute(pb::CommandRequest::from(request));
         let answer = timeout_at(monitor.deadline, call).await;
         let done = monitor.changed(answer)?;
-        self.done(&done)
+        self.done(&done.message)
     }
 
     /// Prints the monitor's sentence on what it has done.
-    pub(crate) fn done(&self, done: &pb::Done) -> Result<(), Failure> {
-        self.output.data(&serde_json::json!({ "message": done.message }), |_| done.message.clone())
+    pub(crate) fn done(&self, message: &str) -> Result<(), Failure> {
+        self.output.data(&serde_json::json!({ "message": message }), |_| message.to_owned())
     }
 }
 

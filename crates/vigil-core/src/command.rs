@@ -40,6 +40,8 @@ pub enum Command {
     DropNode {
         node: String,
         force: bool,
+        /// If it is the primary: hand over first.
+        allow_failover: bool,
     },
 }
 
@@ -81,7 +83,7 @@ impl Refusal {
     }
 }
 
-/// How far a `perform-*` command is. The caller watches these until one is final.
+/// How far a command is. The caller watches these until one is final.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "progress", rename_all = "snake_case")]
 pub enum Progress {
@@ -93,12 +95,28 @@ pub enum Progress {
         who: String,
     },
     Done(OperationResult),
-    /// Undone: the old primary serves.
+    /// Ended otherwise than asked: undone, so that the old primary serves, or another node than the
+    /// one named has become the primary.
     RolledBack(OperationResult),
+    /// The effect of a command that changes no primary is there, in a sentence.
+    Effective {
+        message: String,
+    },
+    /// That effect will not come about.
+    Otherwise {
+        message: String,
+    },
     /// Given up for another reason.
     Failed {
         message: String,
     },
+}
+
+impl Progress {
+    /// Whether nothing comes after it.
+    pub fn is_last(&self) -> bool {
+        !matches!(self, Progress::Phase(_) | Progress::Waiting { .. })
+    }
 }
 
 /// The JSON that `perform-*` prints.

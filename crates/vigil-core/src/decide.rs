@@ -16,6 +16,7 @@ use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::{first_acks, is_countable, may_change, wanted};
 use crate::wal::{Position, Tli};
+use crate::winner;
 
 /// A record that is doubted only for its age is trusted once nobody has told of anything newer for
 /// so long, in milliseconds.
@@ -180,28 +181,28 @@ fn close_episode(
     if let Some(mut episode) = group.episode.take() {
         episode.mark("sync", now.wall_ms);
         events.push(episode_event(group, &episode, rule.primary));
-        events.extend(maintenance_that_follows(group, &episode, rule.primary));
+        events.extend(what_follows(group, &episode, rule.primary));
     }
     true
 }
 
-/// The old primary has handed over in order to enter maintenance: now it does. If it serves again,
-/// the command has had no effect, and that is said.
-fn maintenance_that_follows(
-    group: &mut Group,
-    episode: &Episode,
-    primary: NodeId,
-) -> Option<Event> {
-    let from = episode.from.filter(|_| episode.then_maintenance)?;
+/// The old primary has handed over in order to enter maintenance, or to leave: now it does. If it
+/// serves again, the command has had no effect, and that is said.
+fn what_follows(group: &mut Group, episode: &Episode, primary: NodeId) -> Option<Event> {
+    let from = episode.from.filter(|_| episode.then_maintenance || episode.then_drop)?;
     let member = group.members.get_mut(&from)?;
-    member.maintenance = from != primary;
+    let goes = from != primary;
+    member.maintenance |= episode.then_maintenance && goes;
+    member.dropped |= episode.then_drop && goes;
     let name = member.name.clone();
-    let text = if from == primary {
-        format!("{name} does not enter maintenance: it is still the primary")
-    } else {
-        format!("{name} enters maintenance")
+    let text = match (episode.then_drop, goes) {
+        (false, true) => format!("{name} enters maintenance"),
+        (false, false) => format!("{name} does not enter maintenance: it is still the primary"),
+        (true, true) => format!("{name} is dropped"),
+        (true, false) => format!("{name} is not dropped: it is still the primary"),
     };
-    Some(event(group, EventKind::Maintenance, Some(from), text))
+    let kind = if episode.then_drop { EventKind::Node } else { EventKind::Maintenance };
+    Some(event(group, kind, Some(from), text))
 }
 
 fn handover(
@@ -232,7 +233,7 @@ fn handover(
             episode.evidence.push(format!("{name} stopped being fit to take over"));
             events.push(episode_event(group, episode, from));
             let episode = episode.clone();
-            events.extend(maintenance_that_follows(group, &episode, from));
+            events.extend(what_follows(group, &episode, from));
         }
         group.plan = Plan::Serving { primary: from };
         return;
@@ -394,10 +395,28 @@ fn promoting(group: &mut Group, facts: &Facts, winner: NodeId, now: Now) {
         Verdict::Lost { evidence, .. } => Some(evidence),
         Verdict::Fine | Verdict::Suspect { .. } | Verdict::Unknown => None,
     };
+    let failed = failed.or_else(|| winner::overdue(group, facts, winner, now));
     if let Some(evidence) = failed
         && can_be_won(group, facts, now).is_ok()
     {
-        begin_election(group, facts, Cause::WinnerFailed, evidence, None, None, now);
+        give_up_winner(group, facts, winner, Cause::WinnerFailed, evidence, now);
+    }
+}
+
+/// Elects anew, and prefers everybody to the winner that did not come up. Its keeper kills it before
+/// it pledges: a promotion that was triggered may still end.
+pub fn give_up_winner(
+    group: &mut Group,
+    facts: &Facts,
+    winner: NodeId,
+    cause: Cause,
+    evidence: Vec<String>,
+    now: Now,
+) {
+    begin_election(group, facts, cause, evidence, None, None, now);
+    if let Some(episode) = &mut group.episode {
+        episode.failed.insert(winner);
+        episode.wanted = episode.wanted.filter(|id| *id != winner);
     }
 }
 
@@ -446,6 +465,9 @@ pub fn begin_election(
                 outage_from_ms: None,
                 marks: Vec::new(),
                 then_maintenance: false,
+                then_drop: false,
+                wanted: None,
+                failed: BTreeSet::new(),
             });
         }
     }
@@ -478,6 +500,9 @@ pub fn begin_handover(
         outage_from_ms: None,
         marks: Vec::new(),
         then_maintenance: false,
+        then_drop: false,
+        wanted: Some(to).filter(|_| operation.is_some()),
+        failed: BTreeSet::new(),
     });
     group.plan = Plan::Handover { from, to };
 }

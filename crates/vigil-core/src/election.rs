@@ -18,6 +18,8 @@ pub const GRACE_MS: u64 = 300;
 pub const WANTED_GRACE_MS: u64 = 2_500;
 /// A better candidate may fetch missing WAL for so long, in milliseconds.
 pub const FETCH_MS: u64 = 3_000;
+/// From a winner that did not come up it may do so for longer: that one was killed and starts first.
+const FETCH_FAILED_MS: u64 = 30_000;
 
 /// The state of an election.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -110,13 +112,15 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
         return renewal(group, facts, call, now)
             .unwrap_or(Election::Wait(WaitFor::Pledges(missing)));
     }
+    let failed = |id: NodeId| group.episode.as_ref().is_some_and(|e| e.failed.contains(&id));
     let mut electable: Vec<&Candidate> = candidates.iter().filter(|c| may_be_elected(c)).collect();
     electable.sort_by_key(|c| {
         let wanted = call.wanted == Some(c.member.id);
         let fresh_start = call.from != Some(c.member.id);
         // Best first. Where loss is accepted, as little of it as possible.
         let far = call.accept_loss.then_some(c.position);
-        let merit = (far, wanted, fresh_start, c.member.candidate_priority, c.position);
+        let priority = c.member.candidate_priority;
+        let merit = (far, wanted, !failed(c.member.id), fresh_start, priority, c.position);
         (std::cmp::Reverse(merit), c.member.id)
     });
     for candidate in electable {
@@ -131,9 +135,7 @@ pub fn elect(group: &Group, facts: &Facts, call: Call, now: Now) -> Election {
             .max_by_key(|s| s.position);
         if let Some(source) = source
             && shortfalls(source.position).is_empty()
-            && (age_ms < FETCH_MS || !may_be_elected(source))
-            // If only the old primary has it all, it is the natural winner.
-            && !(call.from == Some(source.member.id) && may_be_elected(source))
+            && is_worth_fetching(source, call, age_ms, failed(source.member.id))
         {
             let (who, until) = (candidate.member.id, source.position);
             return Election::Fetch { who, source: source.member.id, until };
@@ -150,6 +152,15 @@ fn binding(group: &Group) -> &[SyncRule] {
         [oldest, ..] if broken(Mutation::OldestRuleOnly) => std::slice::from_ref(oldest),
         _ => rules,
     }
+}
+
+/// Whether a better candidate should fetch from `source` instead of `source` being elected. If only
+/// the old primary has it all, it is the natural winner; a winner that `failed` to come up is not,
+/// but it can still feed somebody else.
+fn is_worth_fetching(source: &Candidate<'_>, call: Call, age_ms: u64, failed: bool) -> bool {
+    let patience_ms = if failed { FETCH_FAILED_MS } else { FETCH_MS };
+    let natural = call.from == Some(source.member.id) && !failed;
+    !may_be_elected(source) || age_ms < patience_ms && !natural
 }
 
 /// A node that replays late would be late by as much before it could take a write.

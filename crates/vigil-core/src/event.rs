@@ -1,5 +1,6 @@
 //! What happened, for people: one event per failover, with cause, evidence and phase times.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -147,6 +148,15 @@ pub struct Episode {
     /// serves, and not at all if the change is undone.
     #[serde(default)]
     pub then_maintenance: bool,
+    /// The same where it is to be dropped.
+    #[serde(default)]
+    pub then_drop: bool,
+    /// Whom an operator wants as the next primary: preferred, not forced.
+    #[serde(default)]
+    pub wanted: Option<NodeId>,
+    /// Winners of this change that did not come up: chosen again only if nobody else can be.
+    #[serde(default)]
+    pub failed: BTreeSet<NodeId>,
 }
 
 impl Episode {

@@ -14,6 +14,7 @@ use crate::rule::Shortfall;
 use crate::state::NodeState;
 use crate::sync::is_countable;
 use crate::view::{Alert, Finding, GroupView, NodeFindings, NodeView, Waiting};
+use crate::words::count;
 
 /// Renders a wall-clock time for people; handed in, because the core knows no calendar.
 pub type Clock<'a> = &'a dyn Fn(i64) -> String;
@@ -236,7 +237,7 @@ fn serving_waits(
         } else {
             group.names_of(rule.members.iter().copied())
         };
-        waits.push(wait(format!("{} standbys to confirm the sync rule", rule.acks), who));
+        waits.push(wait(format!("{} to confirm the sync rule", count(rule.acks, "standby")), who));
     }
 }
 

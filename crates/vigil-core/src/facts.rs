@@ -35,6 +35,9 @@ pub struct NodeFacts {
     pub streamed_ms: Option<u64>,
     pub state: Option<NodeState>,
     pub state_since_wall_ms: i64,
+    /// When its reports last showed that its server got on: other WAL received or replayed, or
+    /// another way that it runs.
+    pub moved_ms: Option<u64>,
     /// The problem last put into an event.
     pub problem_noted: Option<String>,
     /// Dropped, and its keeper has confirmed that it stopped.
@@ -183,6 +186,13 @@ impl Facts {
         if node.state != Some(report.state) {
             node.state = Some(report.state);
             node.state_since_wall_ms = now.wall_ms;
+        }
+        let moved = |had: &Report| {
+            (had.server, had.position, had.replayed)
+                != (report.server, report.position, report.replayed)
+        };
+        if node.report.as_ref().is_none_or(moved) {
+            node.moved_ms = Some(now.mono_ms);
         }
         node.report = Some(report);
         true

@@ -52,7 +52,7 @@ pub fn current_election(group: &Group, facts: &Facts, now: Now) -> Option<Electi
     let call = Call {
         epoch,
         from: handover.map(|h| h.from).or(episode.and_then(|e| e.from)),
-        wanted: handover.map(|h| h.to),
+        wanted: handover.map(|h| h.to).or(episode.and_then(|e| e.wanted)),
         renewable: may_renew(group),
         accept_loss,
     };

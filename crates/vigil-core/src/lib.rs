@@ -24,3 +24,5 @@ pub mod state;
 pub mod sync;
 pub mod view;
 pub mod wal;
+pub mod winner;
+pub mod words;

@@ -125,6 +125,8 @@ pub struct Report {
     pub rules_held: Vec<SyncRule>,
     /// End of WAL, for display and lag; elections use `pledge`.
     pub position: Option<Position>,
+    /// What a standby has replayed: it gets on, although nothing new comes.
+    pub replayed: Option<Lsn>,
     pub history: Option<TimelineHistory>,
     /// The highest timeline that its data directory knows a history of.
     pub highest_tli: Tli,

@@ -95,6 +95,8 @@ mutations! {
     OldStoreTrusted = "old-store-trusted",
     /// the monitor's own silence convicts a primary that members receive from
     SilenceConvicts = "silence-convicts",
+    /// a winner that does not come up is waited for without end
+    WinnerKept = "winner-kept",
 }
 
 #[cfg(feature = "mutations")]

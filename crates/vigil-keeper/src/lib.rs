@@ -36,12 +36,13 @@ pub mod state_file;
 pub mod status;
 #[cfg(test)]
 mod testing;
+mod witness;
 
 use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Instant;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use vigil_core::node::record::NodeRecord;
 use vigil_daemon::Failure;
@@ -109,9 +110,16 @@ async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failur
     let link = Link { endpoint, introduction, record: record_out.clone(), reports, heard };
     tasks.spawn(link.run());
     tasks.spawn(probe::probe(Arc::clone(&local), record_out.clone(), hung));
-    let observing =
-        observer::observe(Arc::clone(&local), record_out, hung_out, wanted_out, looks_in);
-    tasks.spawn(observing);
+    let nudge = Arc::new(Notify::new());
+    tasks.spawn(observer::observe(
+        Arc::clone(&local),
+        record_out,
+        hung_out,
+        wanted_out,
+        Arc::clone(&nudge),
+        looks_in,
+    ));
+    tasks.spawn(witness::witness(Arc::clone(&local), status_out.clone(), nudge));
     let metrics = Metrics::install();
     tasks.spawn(metrics.clone().upkeep());
     let (machine, machine_out) = watch::channel(Arc::default());

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use vigil_core::message::Sender;
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
@@ -45,6 +45,7 @@ pub async fn observe(
     record: watch::Receiver<Arc<NodeRecord>>,
     hung: watch::Receiver<bool>,
     mut wanted: Wanted,
+    nudge: Arc<Notify>,
     looks: mpsc::Sender<Look>,
 ) {
     let mut observer = Observer {
@@ -63,6 +64,7 @@ pub async fn observe(
             () = exited(known.as_ref()) => tracing::info!("Postgres has exited"),
             () = gone(receiver) => tracing::debug!("the receiver is gone"),
             Ok(()) = observer.hung.changed() => {}
+            () = nudge.notified() => {}
         }
         let began = *wanted.borrow_and_update();
         match observer.look().await {

@@ -537,10 +537,7 @@ impl<D: Decisions> GroupTask<D> {
             }
         }
         for (id, progress) in output.progress {
-            let last = matches!(
-                progress,
-                Progress::Done(_) | Progress::RolledBack(_) | Progress::Failed { .. }
-            );
+            let last = progress.is_last();
             if let Some(watcher) = self.watchers.get(&id) {
                 let _ = watcher.send(progress);
             }

@@ -119,6 +119,7 @@ fn report() -> Report {
         covered: Some(RuleId { epoch: Epoch(7), version: 3 }),
         rules_held: vec![rule(4)],
         position: Some(position()),
+        replayed: Some(Lsn(8)),
         history: Some(history()),
         highest_tli: Tli(4),
         following: Some(Following {
@@ -302,7 +303,7 @@ fn what_operators_ask_and_see() {
         },
         Command::EnableMaintenance { node: "node3".to_owned(), allow_failover: true },
         Command::DisableMaintenance { node: "node3".to_owned() },
-        Command::DropNode { node: "node3".to_owned(), force: true },
+        Command::DropNode { node: "node3".to_owned(), force: true, allow_failover: true },
     ] {
         let selector = Selector { formation: Some("default".to_owned()), group: Some(0) };
         round_trip::<_, pb::CommandRequest>(CommandRequest { selector, command });

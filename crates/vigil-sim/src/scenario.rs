@@ -12,6 +12,9 @@ pub struct NodePlan {
     pub quorum: bool,
     /// `max_connections` of its `postgresql.conf`.
     pub connections: u32,
+    /// Whether its promotions end. Something of its own keeps them from it otherwise, until an
+    /// operator mends that: a command at the end of recovery, a setting.
+    pub promotes: bool,
 }
 
 /// One group at its birth.
@@ -183,6 +186,7 @@ impl Scenario {
         let count = if rng.chance(5) { 2 } else { 1 };
         let mut groups: Vec<GroupPlan> = (0..count).map(|_| group(&mut rng, count)).collect();
         differ(&mut Rng::new(seed ^ 0x00C0_77EC_7105), &mut groups);
+        spoil(&mut Rng::new(seed ^ 0x0005_B011_ED00), &mut groups);
         let (heartbeat_ms, misses) =
             [(1000, 3), (1000, 3), (1000, 3), (500, 3), (250, 3), (1000, 2)][rng.below(6)];
         let client_ms = [20, 40, 40, 80, 200][rng.below(5)];
@@ -222,6 +226,17 @@ fn differ(rng: &mut Rng, groups: &mut [GroupPlan]) {
     }
 }
 
+/// Now and then a node cannot become the primary, and nobody knows before it is to.
+fn spoil(rng: &mut Rng, groups: &mut [GroupPlan]) {
+    if !rng.chance(12) {
+        return;
+    }
+    for group in groups {
+        let node = rng.below(group.nodes.len());
+        group.nodes[node].promotes = false;
+    }
+}
+
 fn group(rng: &mut Rng, count: usize) -> GroupPlan {
     let sizes: &[usize] =
         if count > 1 { &[2, 3] } else { &[1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5, 7] };
@@ -236,6 +251,7 @@ fn group(rng: &mut Rng, count: usize) -> GroupPlan {
             },
             quorum: !(odd && rng.chance(30)),
             connections: Limits::DEFAULT.max_connections,
+            promotes: true,
         })
         .collect::<Vec<_>>();
     let counted = nodes.iter().filter(|n: &&NodePlan| n.quorum).count();

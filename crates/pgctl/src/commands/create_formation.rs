@@ -27,6 +27,6 @@ impl Args {
         let mut monitor = session.to_change().await?;
         let request = pb::CreateFormationRequest { name, number_sync_standbys };
         let answer = timeout_at(monitor.deadline, monitor.client.create_formation(request)).await;
-        session.done(&monitor.changed(answer)?)
+        session.done(&monitor.changed(answer)?.message)
     }
 }

@@ -21,6 +21,6 @@ impl Args {
         let mut monitor = session.to_change().await?;
         let request = pb::DropFormationRequest { name: self.name };
         let answer = timeout_at(monitor.deadline, monitor.client.drop_formation(request)).await;
-        session.done(&monitor.changed(answer)?)
+        session.done(&monitor.changed(answer)?.message)
     }
 }

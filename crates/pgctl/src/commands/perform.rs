@@ -1,4 +1,4 @@
-//! What failover, switchover and promotion have in common: ask, watch, tell how it ended.
+//! What all commands that change something have in common: ask, watch, tell how it ended.
 
 use tokio::time::timeout_at;
 use tonic::{Status, Streaming};
@@ -25,8 +25,26 @@ pub(super) async fn perform(
     if no_wait {
         return accepted(session, operation);
     }
-    let result = watch(session, &mut monitor, operation, progress).await?;
-    session.output.data(&result, |_| success(&result))
+    match watch(session, &mut monitor, operation, progress).await? {
+        Ended::Change(result) => session.output.data(&result, |_| success(&result)),
+        Ended::Effect(message) => session.done(&message),
+    }
+}
+
+/// Carries out a command that changes no primary, and waits until its effect is there; `no_wait`:
+/// only until the monitor has recorded it.
+pub(super) async fn bring_about(
+    session: &Session,
+    command: Command,
+    no_wait: bool,
+) -> Result<(), Failure> {
+    if no_wait { session.execute(command).await } else { perform(session, command, false).await }
+}
+
+/// How it ended well.
+enum Ended {
+    Change(OperationResult),
+    Effect(String),
 }
 
 /// What `--no-wait` prints: the keys of a result, as far as they are known.
@@ -55,7 +73,7 @@ async fn watch(
     monitor: &mut Monitor,
     operation: &str,
     mut progress: Streaming<pb::Progress>,
-) -> Result<OperationResult, Failure> {
+) -> Result<Ended, Failure> {
     let mut waiting = None;
     loop {
         let next = match timeout_at(monitor.deadline, progress.message()).await {
@@ -73,8 +91,12 @@ async fn watch(
                     session.output.note(&waiting_line(waiting.as_deref().unwrap_or_default()));
                 }
             }
-            Progress::Done(result) => return Ok(result),
-            Progress::RolledBack(result) => return Err(rolled_back(operation, result)),
+            Progress::Done(result) => return Ok(Ended::Change(result)),
+            Progress::Effective { message } => return Ok(Ended::Effect(message)),
+            Progress::Otherwise { message } => {
+                return Err(Failure::new(Kind::RolledBack, message));
+            }
+            Progress::RolledBack(result) => return Err(otherwise(operation, result)),
             Progress::Failed { message } => {
                 let message = format!("the {operation} failed: {message}");
                 return Err(Failure::unexpected(message).hint("`pgctl explain` may tell more"));
@@ -131,12 +153,15 @@ async fn ask(session: &Session, monitor: &mut Monitor) -> Option<String> {
     (!waiting.is_empty()).then(|| waiting.join("; "))
 }
 
-fn rolled_back(operation: &str, result: OperationResult) -> Failure {
-    let serves = match &result.from {
-        Some(from) => format!("{from} is still the primary"),
-        None => "the old primary still serves".to_owned(),
+/// Ended otherwise than asked: the old primary serves, or one that nobody has named.
+fn otherwise(operation: &str, result: OperationResult) -> Failure {
+    let message = match &result.from {
+        Some(from) if *from != result.to => {
+            format!("the {operation} ended otherwise than asked: {} is the primary now", result.to)
+        }
+        Some(from) => format!("the {operation} was rolled back: {from} is still the primary"),
+        None => format!("the {operation} was rolled back: the old primary still serves"),
     };
-    let message = format!("the {operation} was rolled back: {serves}");
     let failure = Failure::new(Kind::RolledBack, message).hint("`pgctl show-events` tells why");
     Failure { result: Some(Box::new(result)), ..failure }
 }
@@ -158,7 +183,10 @@ fn name(command: &Command) -> &'static str {
     match command {
         Command::Switchover { .. } => "switchover",
         Command::Promotion { .. } => "promotion",
-        _ => "failover",
+        Command::Failover { .. } => "failover",
+        Command::SetNode { .. } | Command::SetSettings { .. } => "change of settings",
+        Command::EnableMaintenance { .. } | Command::DisableMaintenance { .. } => "maintenance",
+        Command::DropNode { .. } => "removal",
     }
 }
 
@@ -193,7 +221,11 @@ mod tests {
             success(&already),
             "node2 is the primary already, at 127.0.0.1:5433: nothing to do"
         );
-        let failure = rolled_back("switchover", result());
+        let failure = otherwise("promotion", result());
+        let words = "the promotion ended otherwise than asked: node2 is the primary now";
+        assert_eq!((failure.message.as_str(), failure.kind.exit_code()), (words, 7));
+        let back = OperationResult { to: "node1".to_owned(), ..result() };
+        let failure = otherwise("switchover", back);
         assert_eq!(failure.message, "the switchover was rolled back: node1 is still the primary");
         assert_eq!(failure.kind.exit_code(), 7);
     }

@@ -9,7 +9,7 @@ use crate::monitor::Session;
 /// Make a node the primary; nothing to do if it is
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-With exit code 0 the node accepts writes.
+With exit code 0 the node accepts writes. Exit code 7: another node is the primary.
 
 Example:
   pgctl perform-promotion node1")]

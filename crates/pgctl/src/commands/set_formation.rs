@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use clap::ArgGroup;
+use clap::builder::BoolishValueParser;
 use vigil_core::command::Command;
 
+use super::perform::bring_about;
 use crate::failure::Failure;
 use crate::monitor::Session;
 use crate::values;
@@ -14,7 +16,8 @@ use crate::values;
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("setting").required(true).multiple(true))]
 #[command(after_help = "\
-The settings are taken from the command line only, not from the environment.
+The settings are taken from the command line only, not from the environment. When it returns they
+are in force.
 
 Examples:
   pgctl set-formation --number-sync-standbys 1
@@ -32,6 +35,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", group = "setting")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..))]
     heartbeat_misses: Option<u32>,
+
+    /// Return as soon as it is recorded, not only when its effect is there
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    #[arg(env = "PGVIGIL_NO_WAIT", hide_env_values = true)]
+    no_wait: bool,
 }
 
 impl Args {
@@ -41,6 +49,6 @@ impl Args {
             heartbeat_interval_ms: self.heartbeat_interval.map(values::millis),
             heartbeat_misses: self.heartbeat_misses,
         };
-        session.execute(command).await
+        bring_about(session, command, self.no_wait).await
     }
 }

@@ -1,8 +1,10 @@
 //! `set-node`: settings of one node.
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgAction, ArgGroup};
 use vigil_core::command::Command;
 
+use super::perform::bring_about;
 use crate::failure::Failure;
 use crate::monitor::Session;
 
@@ -12,7 +14,8 @@ use crate::monitor::Session;
 #[derive(Debug, clap::Args)]
 #[command(group = ArgGroup::new("setting").required(true).multiple(true))]
 #[command(after_help = "\
-The settings are taken from the command line only, not from the environment.
+The settings are taken from the command line only, not from the environment. When it returns they
+are in force.
 
 Examples:
   pgctl set-node node3 --candidate-priority 0      never promote it by itself
@@ -29,11 +32,21 @@ pub(crate) struct Args {
     /// Whether it counts for synchronous commits
     #[arg(long, value_name = "true|false", group = "setting", action = ArgAction::Set)]
     replication_quorum: Option<bool>,
+
+    /// Return as soon as it is recorded, not only when its effect is there
+    #[arg(long, value_parser = BoolishValueParser::new())]
+    #[arg(env = "PGVIGIL_NO_WAIT", hide_env_values = true)]
+    no_wait: bool,
 }
 
 impl Args {
     pub(crate) async fn run(self, session: &Session) -> Result<(), Failure> {
-        let Args { node, candidate_priority, replication_quorum } = self;
-        session.execute(Command::SetNode { node, candidate_priority, replication_quorum }).await
+        let Args { node, candidate_priority, replication_quorum, no_wait } = self;
+        bring_about(
+            session,
+            Command::SetNode { node, candidate_priority, replication_quorum },
+            no_wait,
+        )
+        .await
     }
 }

@@ -197,7 +197,8 @@ async fn perform_tells_each_step_and_then_who_is_the_primary() {
 
 #[tokio::test]
 async fn perform_that_does_not_end_well() {
-    let progress = vec![Progress::RolledBack(result())];
+    let back = OperationResult { to: "node1".to_owned(), ..result() };
+    let progress = vec![Progress::RolledBack(back)];
     let ran = pgctl(
         Fake { progress: progress.clone(), ..Fake::default() },
         &["perform-promotion", "node2"],
@@ -208,7 +209,11 @@ async fn perform_that_does_not_end_well() {
         pgctl(Fake { progress, ..Fake::default() }, &["perform-promotion", "node2", "--json"])
             .await;
     let error = ran.json_error(7);
-    assert_eq!((&error["code"], &error["result"]["to"]), (&json!("rolled_back"), &json!("node2")));
+    assert_eq!((&error["code"], &error["result"]["to"]), (&json!("rolled_back"), &json!("node1")));
+    let progress = vec![Progress::RolledBack(result())];
+    let ran = pgctl(Fake { progress, ..Fake::default() }, &["perform-promotion", "node3"]).await;
+    let words = "the promotion ended otherwise than asked: node2 is the primary now";
+    assert_eq!(ran.error(7).0, words);
 
     let progress = vec![Progress::Failed { message: "no\nluck".to_owned() }];
     let ran = pgctl(Fake { progress, ..Fake::default() }, &["perform-failover"]).await;
@@ -286,17 +291,45 @@ async fn commands_ask_for_what_their_options_say() {
             Command::EnableMaintenance { node: node(), allow_failover: true },
         ),
         (&["disable-maintenance", "node3"], Command::DisableMaintenance { node: node() }),
-        (&["drop-node", "node3", "--force"], Command::DropNode { node: node(), force: true }),
+        (
+            &["drop-node", "node3", "--force"],
+            Command::DropNode { node: node(), force: true, allow_failover: false },
+        ),
+        (
+            &["drop-node", "node3", "--allow-failover"],
+            Command::DropNode { node: node(), force: false, allow_failover: true },
+        ),
     ] {
-        let fake = Fake::default();
+        let there = Progress::Effective { message: "it is there".to_owned() };
+        let fake = Fake { progress: vec![there], ..Fake::default() };
         let ran = pgctl(fake.clone(), args).await;
+        assert_eq!((ran.code, ran.stdout.as_str()), (0, "it is there\n"), "{}", ran.stderr);
+        let ran = pgctl(fake.clone(), &[args, &["--no-wait"]].concat()).await;
         assert_eq!((ran.code, ran.stdout.as_str()), (0, "done as told\n"), "{}", ran.stderr);
-        assert_eq!(*fake.commands.lock().unwrap(), [command]);
+        assert_eq!(*fake.commands.lock().unwrap(), [command.clone(), command]);
     }
     let ran = pgctl(Fake::default(), &["create-formation", "x", "--json"]).await.json();
     assert_eq!(ran, json!({ "message": "x with None" }));
     let ran = pgctl(Fake::default(), &["drop-formation", "x"]).await;
     assert_eq!(ran.error(1).0, "the monitor does not know this command");
+}
+
+/// They wait as the ones do that change the primary: exit 6 when the time is up, 7 when it comes
+/// otherwise.
+#[tokio::test]
+async fn an_effect_that_does_not_come() {
+    let what = "its Postgres to stop".to_owned();
+    let waiting = Progress::Waiting { what, who: "node3".to_owned() };
+    let fake = Fake { progress: vec![waiting.clone()], ending: Ending::Hangs, ..Fake::default() };
+    let ran = pgctl(fake, &["enable-maintenance", "node3", "--timeout", "300ms"]).await;
+    assert_eq!(ran.code, 6, "{}", ran.stderr);
+    assert!(ran.stderr.contains("waiting: node3: its Postgres to stop"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("the maintenance is still going on after 300ms"), "{}", ran.stderr);
+    let message = "node1 is not dropped: see pgctl show-events".to_owned();
+    let progress = vec![waiting, Progress::Otherwise { message }];
+    let fake = Fake { progress, ..Fake::default() };
+    let ran = pgctl(fake, &["drop-node", "node1", "--json"]).await;
+    assert_eq!(ran.json_error(7)["code"], "rolled_back");
 }
 
 #[tokio::test]

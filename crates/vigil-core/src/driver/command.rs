@@ -1,25 +1,23 @@
 //! What keepers and operators ask of a group, and how an operator's command is followed.
 
+mod effect;
+mod perform;
 mod register;
 mod watcher;
 
+pub(crate) use effect::Effect;
+use effect::tight;
+use perform::{failover, promotion, switchover};
 pub(crate) use register::register;
-use register::skip_timelines;
 pub(crate) use watcher::Watcher;
-use watcher::result;
 
 use crate::command::{Command, OperationResult, Refusal, RefusalCode};
-use crate::decide::{begin_election, begin_handover, best_standby, event, is_streaming};
-use crate::detect::{Verdict, judge};
+use crate::decide::event;
 use crate::election::counts;
-use crate::event::{Cause, Event, EventKind, Operation};
+use crate::event::{Event, EventKind, Operation};
 use crate::facts::Facts;
 use crate::group::{Group, INTERVALS_MS, Member, Plan};
-use crate::ids::{Epoch, NodeId, Now};
-
-/// So many changes of the primary may have been missed by a store that goes on without having
-/// heard every node.
-const UNHEARD_EPOCHS: u64 = 10;
+use crate::ids::{NodeId, Now};
 
 /// A command that was taken.
 #[derive(Default)]
@@ -27,7 +25,9 @@ pub(crate) struct Taken {
     pub(crate) message: String,
     pub(crate) events: Vec<Event>,
     /// It is followed to its end.
-    pub(crate) watch: Option<Operation>,
+    pub(crate) watch: Option<Effect>,
+    /// What follows from it that its author may not have thought of.
+    pub(crate) warning: Option<String>,
     /// There was nothing to do.
     pub(crate) done: Option<OperationResult>,
 }
@@ -44,17 +44,7 @@ pub(crate) fn take(
         Command::Switchover { to } => {
             switchover(group, facts, to.as_deref(), Operation::Switchover, now)
         }
-        Command::Promotion { node } => {
-            let (id, node) = meant(group, node)?;
-            if let Plan::Serving { primary } = group.plan
-                && primary == id
-            {
-                let message = format!("{node} is the primary already");
-                let done = Some(result(group, Operation::Promotion, Some(id), 0, Vec::new()));
-                return Ok(Taken { message, done, ..Taken::default() });
-            }
-            switchover(group, facts, Some(&node), Operation::Promotion, now)
-        }
+        Command::Promotion { node } => promotion(group, facts, node, now),
         Command::SetNode { node, candidate_priority, replication_quorum } => {
             set_node(group, node, *candidate_priority, *replication_quorum)
         }
@@ -80,9 +70,12 @@ pub(crate) fn take(
             member.maintenance = false;
             member.quarantine = None;
             let events = vec![event(group, kind, Some(id), text.clone())];
-            Ok(Taken { message: text, events, ..Taken::default() })
+            let watch = Some(Effect::Streams { node: id });
+            Ok(Taken { message: text, events, watch, ..Taken::default() })
         }
-        Command::DropNode { node, force } => drop_node(group, facts, node, *force, now),
+        Command::DropNode { node, force, allow_failover } => {
+            drop_node(group, facts, node, *force, *allow_failover, now)
+        }
     }
 }
 
@@ -124,144 +117,6 @@ fn must_be_serving(group: &Group) -> Result<NodeId, Refusal> {
     }
 }
 
-fn failover(
-    group: &mut Group,
-    facts: &Facts,
-    allow_data_loss: bool,
-    now: Now,
-) -> Result<Taken, Refusal> {
-    let planned = matches!(group.plan, Plan::Electing { handover: Some(_), .. });
-    if let Plan::Electing { accept_loss, handover, .. } = &mut group.plan
-        && (!planned || allow_data_loss)
-    {
-        if !allow_data_loss {
-            let hint = "pgctl explain says for whom; --allow-data-loss goes on without them";
-            return Err(refused("an election is under way and waits", hint));
-        }
-        *handover = None;
-        *accept_loss = true;
-        if let Some(episode) = &mut group.episode {
-            episode.operation = Some(Operation::Failover);
-            episode.evidence.push("an operator accepts the loss of data".to_owned());
-        }
-        return Ok(Taken {
-            message: "data loss accepted".to_owned(),
-            watch: Some(Operation::Failover),
-            ..Taken::default()
-        });
-    }
-    if group.plan == Plan::Recovering && allow_data_loss {
-        // Nodes that are not heard may have seen epochs and timelines that nobody here knows of.
-        group.epoch = Epoch(group.epoch.0 + UNHEARD_EPOCHS);
-        skip_timelines(group, UNHEARD_EPOCHS);
-        let evidence = vec!["an operator goes on without the nodes not heard".to_owned()];
-        let operation = Some(Operation::Failover);
-        begin_election(group, facts, Cause::Recovery, evidence, operation, None, now);
-        if let Plan::Electing { accept_loss, .. } = &mut group.plan {
-            *accept_loss = true;
-        }
-        return Ok(Taken {
-            message: "election begun, data loss accepted".to_owned(),
-            watch: operation,
-            ..Taken::default()
-        });
-    }
-    let serving = matches!(group.plan, Plan::Serving { .. });
-    // A winner that is gone for good while it is being promoted is given up as a primary is.
-    let open = serving || allow_data_loss && matches!(group.plan, Plan::Promoting { .. });
-    let verdict = group.rule().map(|rule| judge(group, facts, rule, now));
-    match (open, verdict) {
-        (true, Some(Verdict::Fine)) if serving => {
-            switchover(group, facts, None, Operation::Failover, now)
-        }
-        (true, Some(verdict)) if verdict != Verdict::Fine && has_others(group) => {
-            let evidence = vec!["an operator's command: the primary is not healthy".to_owned()];
-            let operation = Some(Operation::Failover);
-            begin_election(group, facts, Cause::Operator, evidence, operation, None, now);
-            if let Plan::Electing { accept_loss, .. } = &mut group.plan {
-                *accept_loss = allow_data_loss;
-            }
-            Ok(Taken { message: "election begun".to_owned(), watch: operation, ..Taken::default() })
-        }
-        (true, _) if serving => Err(refused("there is no node to fail over to", "add a standby")),
-        _ => must_be_serving(group).map(|_| Taken::default()),
-    }
-}
-
-/// Whether there is anybody but the primary.
-fn has_others(group: &Group) -> bool {
-    group.members.keys().any(|id| group.primary() != Some(*id))
-}
-
-fn switchover(
-    group: &mut Group,
-    facts: &Facts,
-    to: Option<&str>,
-    operation: Operation,
-    now: Now,
-) -> Result<Taken, Refusal> {
-    let wanted = to.map(|word| meant(group, word).map(|(id, _)| id)).transpose()?;
-    let primary = must_be_serving(group)?;
-    let Some(rule) = group.rule().cloned() else {
-        return Err(refused("the group has no primary yet", ""));
-    };
-    if wanted == Some(primary) {
-        let name = group.name_of(primary);
-        return Err(refused(format!("{name} is the primary already"), "name a standby"));
-    }
-    if judge(group, facts, &rule, now) != Verdict::Fine {
-        let name = group.name_of(primary);
-        let hint = "pgctl perform-failover elects without it";
-        return Err(refused(format!("{name}, the primary, is not healthy"), hint));
-    }
-    let to = match wanted {
-        Some(id) => {
-            fit_for_handover(group, facts, id, now)?;
-            id
-        }
-        None => best_standby(group, facts, now).ok_or_else(|| {
-            refused("no standby can take over now", "pgctl explain says why for each")
-        })?,
-    };
-    begin_handover(group, primary, to, Cause::Operator, Some(operation), now);
-    let message = format!("{} hands over to {}", group.name_of(primary), group.name_of(to));
-    Ok(Taken { message, watch: Some(operation), ..Taken::default() })
-}
-
-/// Lag above which a switchover would keep clients waiting, in bytes.
-const HANDOVER_LAG: u64 = 16 * 1024 * 1024;
-
-fn fit_for_handover(group: &Group, facts: &Facts, id: NodeId, now: Now) -> Result<(), Refusal> {
-    let (Some(member), Some(rule)) = (group.members.get(&id), group.rule()) else { return Ok(()) };
-    let name = &member.name;
-    if member.is_out() {
-        let hint = format!("pgctl disable-maintenance {name}");
-        let what = if member.maintenance { "maintenance" } else { "quarantine" };
-        return Err(refused(format!("{name} is in {what}"), &hint));
-    }
-    if facts.report(id).is_some_and(|r| r.delayed) {
-        let text = format!("{name} replays late on purpose (recovery_min_apply_delay)");
-        return Err(refused(text, "name another standby"));
-    }
-    if member.candidate_priority == 0 {
-        let hint = format!("pgctl set-node {name} --candidate-priority 50");
-        return Err(refused(format!("{name} has candidate priority 0"), &hint));
-    }
-    if !is_streaming(group, facts, rule, id, now) {
-        let hint = format!("pgctl explain {name}");
-        return Err(refused(format!("{name} does not stream from the primary"), &hint));
-    }
-    let end = |id| facts.report(id).and_then(|r| r.position).map_or(0, |p| p.lsn.0);
-    let lag = end(rule.primary).saturating_sub(end(id));
-    if lag > HANDOVER_LAG {
-        return Err(refused(
-            format!("{name} is {lag} bytes behind"),
-            "wait until it has caught up",
-        ));
-    }
-    Ok(())
-}
-
 fn set_node(
     group: &mut Group,
     node: &str,
@@ -287,7 +142,9 @@ fn set_node(
         member.candidate_priority, member.replication_quorum
     );
     let events = vec![event(group, EventKind::Setting, Some(id), text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = quorum.map(|_| Effect::InForce);
+    let warning = quorum.filter(|counts| !counts).and_then(|_| tight(group, None));
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 /// Whether as many standbys as number-sync-standbys asks for could still be counted without node
@@ -350,7 +207,9 @@ fn set_settings(
         settings.number_sync_standbys, settings.heartbeat_interval_ms, settings.heartbeat_misses
     );
     let events = vec![event(group, EventKind::Setting, None, text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = Some(if sync.is_some() { Effect::InForce } else { Effect::Heard });
+    let warning = sync.and_then(|_| tight(group, None));
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 fn enable_maintenance(
@@ -379,13 +238,17 @@ fn enable_maintenance(
             episode.then_maintenance = true;
         }
         let message = format!("{}, then enters maintenance", taken.message);
-        return Ok(Taken { message, watch: None, ..taken });
+        let watch = Some(Effect::Rests { node: id });
+        let warning = tight(group, Some(id));
+        return Ok(Taken { message, watch, warning, ..taken });
     }
     enough_without(group, id)?;
     member_mut(group, id)?.maintenance = true;
     let text = format!("{node} enters maintenance");
     let events = vec![event(group, EventKind::Maintenance, Some(id), text.clone())];
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let watch = Some(Effect::Rests { node: id });
+    let warning = tight(group, None);
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }
 
 fn drop_node(
@@ -393,16 +256,31 @@ fn drop_node(
     facts: &Facts,
     node: &str,
     force: bool,
+    allow_failover: bool,
     now: Now,
 ) -> Result<Taken, Refusal> {
     let (id, node) = meant(group, node)?;
     let last = group.members.len() == 1;
     if group.rule().is_some_and(|r| r.primary == id) && !last {
-        let hint = match group.plan {
-            Plan::Serving { .. } => "pgctl perform-switchover first",
-            _ => "pgctl perform-failover --allow-data-loss makes another node the primary",
+        let serves = matches!(group.plan, Plan::Serving { .. });
+        let hint = if serves {
+            format!("pgctl drop-node {node} --allow-failover hands over first")
+        } else {
+            "pgctl perform-failover --allow-data-loss makes another node the primary".to_owned()
         };
-        return Err(refused(format!("{node} is the primary"), hint));
+        if !allow_failover || !serves {
+            return Err(refused(format!("{node} is the primary"), &hint));
+        }
+        if !force {
+            enough_without(group, id)?;
+        }
+        let taken = switchover(group, facts, None, Operation::Switchover, now)?;
+        if let Some(episode) = &mut group.episode {
+            episode.then_drop = true;
+        }
+        let message = format!("{}, then leaves the group", taken.message);
+        let (watch, warning) = (Some(Effect::Gone { node: id }), tight(group, Some(id)));
+        return Ok(Taken { message, watch, warning, ..taken });
     }
     let attended = facts.is_reachable(id, &group.settings, now)
         && facts.node(id).is_some_and(|n| n.stream.is_some());
@@ -420,5 +298,7 @@ fn drop_node(
     } else {
         group.remove_member(id);
     }
-    Ok(Taken { message: text, events, ..Taken::default() })
+    let warning = tight(group, Some(id)).filter(|_| !last);
+    let watch = attended.then_some(Effect::Gone { node: id });
+    Ok(Taken { message: text, events, watch, warning, ..Taken::default() })
 }

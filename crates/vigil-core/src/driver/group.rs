@@ -532,12 +532,20 @@ impl GroupDriver {
         match answer {
             Err(refusal) => out.replies.push((id, Err(refusal))),
             Ok(taken) => {
-                out.replies.push((id, Ok(taken.message)));
+                let warning = taken.warning.as_ref();
+                let message = warning.map_or_else(
+                    || taken.message.clone(),
+                    |warning| format!("{}; warning: {warning}", taken.message),
+                );
+                out.replies.push((id, Ok(message.clone())));
                 out.events.extend(taken.events);
                 if let Some(done) = taken.done {
                     out.progress.push((id, Progress::Done(done)));
-                } else if let Some(operation) = taken.watch {
-                    self.watchers.push(Watcher::new(id, operation, &self.group, now));
+                } else if let Some(effect) = taken.watch {
+                    let watcher = Watcher::new(id, effect, taken.warning, &self.group, now);
+                    self.watchers.push(watcher);
+                } else {
+                    out.progress.push((id, Progress::Effective { message }));
                 }
             }
         }

@@ -5,6 +5,7 @@ pub mod fence;
 pub mod observed;
 pub mod record;
 pub mod step;
+pub mod witness;
 
 mod next;
 

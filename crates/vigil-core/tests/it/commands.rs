@@ -259,7 +259,8 @@ fn settings_that_cannot_be_met_are_refused() {
 #[test]
 fn the_primary_is_neither_dropped_nor_stopped_by_mistake() {
     let mut monitor = Monitor::new(|_| {});
-    let drop = |node: &str, force| Command::DropNode { node: node.into(), force };
+    let drop =
+        |node: &str, force| Command::DropNode { node: node.into(), force, allow_failover: false };
     monitor.refuses(drop("node1", true), RefusalCode::Refused, "is the primary");
     let maintenance = Command::EnableMaintenance { node: "node1".into(), allow_failover: false };
     monitor.refuses(maintenance, RefusalCode::Refused, "is the primary");
@@ -275,7 +276,7 @@ fn the_primary_is_neither_dropped_nor_stopped_by_mistake() {
 #[test]
 fn a_dropped_node_that_is_counted_still_pledges() {
     let mut monitor = Monitor::new(|s| s.report_mut(1).in_force = None);
-    let drop = Command::DropNode { node: "node2".into(), force: false };
+    let drop = Command::DropNode { node: "node2".into(), force: false, allow_failover: false };
     monitor.command(drop).0.unwrap();
     assert!(monitor.rule().members.contains(&NodeId(2)), "no other rule is possible yet");
     let mut report = primary_report(&monitor.rule(), &[2, 3]);

@@ -4,6 +4,7 @@
 
 mod commands;
 mod detection;
+mod effects;
 mod election;
 mod keeper;
 mod monitor;
@@ -12,3 +13,4 @@ mod starved;
 mod support;
 mod sync_policy;
 mod totality;
+mod winner;

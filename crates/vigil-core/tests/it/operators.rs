@@ -18,7 +18,7 @@ use crate::support::{
 };
 
 fn drop_node(node: &str, force: bool) -> Command {
-    Command::DropNode { node: node.into(), force }
+    Command::DropNode { node: node.into(), force, allow_failover: false }
 }
 
 fn enable(node: &str, allow_failover: bool) -> Command {

@@ -70,6 +70,7 @@ pub(crate) fn idle_report(promise: u64) -> Report {
         covered: None,
         rules_held: Vec::new(),
         position: None,
+        replayed: None,
         history: None,
         highest_tli: Tli(1),
         following: None,

@@ -188,7 +188,10 @@ async fn who_lost_its_data_or_was_dropped_is_a_new_node() {
     cluster.wait_settled().await;
     let second = id_of_node2(&cluster).await;
 
-    cluster.memory.command(Command::DropNode { node: "node2".into(), force: false }).await;
+    cluster
+        .memory
+        .command(Command::DropNode { node: "node2".into(), force: false, allow_failover: false })
+        .await;
     assert_eq!(cluster.nodes[1].exit_code().await, 0);
     assert_eq!(cluster.nodes[1].processes(), []);
     assert!(cluster.nodes[1].pgdata().join("PG_VERSION").exists(), "the data is kept");

@@ -115,14 +115,29 @@ impl pb::admin_server::Admin for Admin {
 
     async fn perform(&self, request: Request<pb::CommandRequest>) -> Answer<Self::PerformStream> {
         let CommandRequest { selector, command } = read(request)?;
-        if !is_operation(&command) {
-            return Err(Status::invalid_argument("this command is for Execute"));
+        let mut waited_for = Vec::new();
+        let mut ask = async |group: &crate::group_task::GroupHandle| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            let id = self.registry.next_number();
+            registry::ask(group, id, command.clone(), sender).await.map_err(declined)?;
+            waited_for.push(receiver);
+            Ok::<(), Status>(())
+        };
+        match &command {
+            Command::SetSettings { .. } if selector.group.is_none() => {
+                let groups = self.groups_to_set(&selector, &command).await?;
+                for group in &groups {
+                    ask(group).await?;
+                }
+                let message = self.set_formation(&selector, &command).await?;
+                if groups.is_empty() {
+                    let done = Ok(Progress::Effective { message }.into());
+                    return Ok(Response::new(Box::pin(tokio_stream::once(done))));
+                }
+            }
+            _ => ask(&self.registry.select_one(&selector).map_err(refused)?).await?,
         }
-        let group = self.registry.select_one(&selector).map_err(refused)?;
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let id = self.registry.next_number();
-        registry::ask(&group, id, command, sender).await.map_err(declined)?;
-        let progress = until_last(receiver, self.stop.clone());
+        let progress = until_last(waited_for, self.stop.clone());
         Ok(Response::new(Box::pin(progress)))
     }
 
@@ -172,6 +187,28 @@ impl Admin {
 
     /// A formation's settings are those of all its groups, and of the ones to come.
     async fn set_settings(&self, selector: &Selector, command: &Command) -> Result<String, Status> {
+        for group in &self.groups_to_set(selector, command).await? {
+            self.ask(group, command.clone()).await?;
+        }
+        self.set_formation(selector, command).await
+    }
+
+    /// The groups of the one formation that is meant. All or none: what one of them refuses is not
+    /// begun in the others.
+    async fn groups_to_set(
+        &self,
+        selector: &Selector,
+        command: &Command,
+    ) -> Result<Vec<crate::group_task::GroupHandle>, Status> {
+        self.one_formation(selector)?;
+        let groups = self.registry.select(selector).map_err(refused)?;
+        for group in &groups {
+            registry::check(group, command.clone()).await.map_err(declined)?;
+        }
+        Ok(groups)
+    }
+
+    fn one_formation(&self, selector: &Selector) -> Result<String, Status> {
         let formations = self.registry.formations(selector).map_err(refused)?;
         let [(formation, _)] = formations.as_slice() else {
             return Err(refused(Refusal::new(
@@ -180,15 +217,16 @@ impl Admin {
                 "name it with --formation",
             )));
         };
-        let groups = self.registry.select(selector).map_err(refused)?;
-        // All or none: what one of them refuses is not begun in the others.
-        for group in &groups {
-            registry::check(group, command.clone()).await.map_err(declined)?;
-        }
-        for group in &groups {
-            self.ask(group, command.clone()).await?;
-        }
-        self.registry.set_formation(formation, command).await.map_err(declined)
+        Ok(formation.clone())
+    }
+
+    async fn set_formation(
+        &self,
+        selector: &Selector,
+        command: &Command,
+    ) -> Result<String, Status> {
+        let formation = self.one_formation(selector)?;
+        self.registry.set_formation(&formation, command).await.map_err(declined)
     }
 }
 
@@ -209,32 +247,38 @@ fn is_operation(command: &Command) -> bool {
     )
 }
 
-/// Progress until the final one. A stream that ends without one says why.
+/// Progress until the final one, of one group after the other: what went otherwise than asked in one
+/// of them is the end. A stream that ends without one says why.
 fn until_last(
-    receiver: mpsc::UnboundedReceiver<Progress>,
+    groups: Vec<mpsc::UnboundedReceiver<Progress>>,
     stop: CancellationToken,
 ) -> impl Stream<Item = Result<pb::Progress, Status>> {
     let (sender, answers) = mpsc::channel(16);
     tokio::spawn(async move {
-        let mut progress = UnboundedReceiverStream::new(receiver);
-        loop {
-            let next = tokio::select! {
-                next = progress.next() => next,
-                () = stop.cancelled() => None,
-                // The operation goes on without its watcher.
-                () = sender.closed() => return,
-            };
-            let Some(next) = next else {
-                let text = "the monitor stopped watching it; see pgctl show-state";
-                let _ = sender.send(Err(Status::unavailable(text))).await;
-                return;
-            };
-            let last = matches!(
-                next,
-                Progress::Done(_) | Progress::RolledBack(_) | Progress::Failed { .. }
-            );
-            if sender.send(Ok(next.into())).await.is_err() || last {
-                return;
+        let mut left = groups.len();
+        for receiver in groups {
+            left -= 1;
+            let mut progress = UnboundedReceiverStream::new(receiver);
+            loop {
+                let next = tokio::select! {
+                    next = progress.next() => next,
+                    () = stop.cancelled() => None,
+                    // The operation goes on without its watcher.
+                    () = sender.closed() => return,
+                };
+                let Some(next) = next else {
+                    let text = "the monitor stopped watching it; see pgctl show-state";
+                    let _ = sender.send(Err(Status::unavailable(text))).await;
+                    return;
+                };
+                let well = matches!(next, Progress::Effective { .. });
+                let last = next.is_last();
+                if last && well && left > 0 {
+                    break;
+                }
+                if sender.send(Ok(next.into())).await.is_err() || last {
+                    return;
+                }
             }
         }
     });

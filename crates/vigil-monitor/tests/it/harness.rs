@@ -201,6 +201,7 @@ pub(crate) fn report() -> Report {
         covered: None,
         rules_held: Vec::new(),
         position: None,
+        replayed: None,
         history: None,
         highest_tli: Tli(0),
         following: None,

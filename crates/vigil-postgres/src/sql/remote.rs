@@ -21,6 +21,47 @@ pub async fn answers(upstream: &Upstream, within: Duration) -> bool {
     matches!(tokio::time::timeout(within, ask).await, Ok(Ok(true)))
 }
 
+/// A kept session on a primary that commits something small when asked: who gets that WAL by its own
+/// receiver can vouch that commits end there. It is held because a new one may find no place.
+#[derive(Debug)]
+pub struct Committer {
+    connection: PgConnection,
+}
+
+impl Committer {
+    pub async fn connect(primary: &Upstream, within: Duration) -> Result<Self, SqlError> {
+        let what = "connecting to the primary";
+        let settings = [
+            ("search_path", "pg_catalog"),
+            // It waits for the primary's own disk, and for no standby.
+            ("synchronous_commit", "local"),
+            ("default_transaction_read_only", "off"),
+            ("default_transaction_isolation", "read committed"),
+            ("statement_timeout", "0"),
+            ("lock_timeout", "0"),
+            ("idle_in_transaction_session_timeout", "0"),
+        ];
+        let options = options(primary).application_name("pgvigil").options(settings);
+        match tokio::time::timeout(within, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => Ok(Committer { connection }),
+            Ok(Err(source)) => Err(SqlError::Query { what, source }),
+            Err(_) => Err(SqlError::Timeout { what, limit: within }),
+        }
+    }
+
+    /// Ends when the commit is on the primary's disk. Gives itself back unless that fails.
+    pub async fn commit(mut self, within: Duration) -> Result<Self, SqlError> {
+        let what = "a commit on the primary";
+        let sql = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgvigil', '')::text";
+        let commit = sqlx::query(sql).execute(&mut self.connection);
+        match tokio::time::timeout(within, commit).await {
+            Ok(Ok(_)) => Ok(self),
+            Ok(Err(source)) => Err(SqlError::Query { what, source }),
+            Err(_) => Err(SqlError::Timeout { what, limit: within }),
+        }
+    }
+}
+
 /// Where the tablespaces of `upstream` are, over there.
 pub(crate) async fn tablespaces(
     upstream: &Upstream,

@@ -52,7 +52,9 @@ impl From<Command> for pb::Command {
             Command::DisableMaintenance { node } => {
                 Kind::DisableMaintenance(kinds::DisableMaintenance { node })
             }
-            Command::DropNode { node, force } => Kind::DropNode(kinds::DropNode { node, force }),
+            Command::DropNode { node, force, allow_failover } => {
+                Kind::DropNode(kinds::DropNode { node, force, allow_failover })
+            }
         };
         pb::Command { kind: Some(kind) }
     }
@@ -86,7 +88,9 @@ impl TryFrom<pb::Command> for Command {
             Kind::DisableMaintenance(kinds::DisableMaintenance { node }) => {
                 Command::DisableMaintenance { node }
             }
-            Kind::DropNode(kinds::DropNode { node, force }) => Command::DropNode { node, force },
+            Kind::DropNode(kinds::DropNode { node, force, allow_failover }) => {
+                Command::DropNode { node, force, allow_failover }
+            }
         })
     }
 }
@@ -101,6 +105,8 @@ impl From<Progress> for pb::Progress {
             Progress::Done(result) => progress::Kind::Done(result.into()),
             Progress::RolledBack(result) => progress::Kind::RolledBack(result.into()),
             Progress::Failed { message } => progress::Kind::Failed(progress::Failed { message }),
+            Progress::Effective { message } => progress::Kind::Effective(pb::Done { message }),
+            Progress::Otherwise { message } => progress::Kind::Otherwise(pb::Done { message }),
         };
         pb::Progress { kind: Some(kind) }
     }
@@ -118,6 +124,8 @@ impl TryFrom<pb::Progress> for Progress {
             progress::Kind::Done(result) => Progress::Done(result.try_into()?),
             progress::Kind::RolledBack(result) => Progress::RolledBack(result.try_into()?),
             progress::Kind::Failed(progress::Failed { message }) => Progress::Failed { message },
+            progress::Kind::Effective(pb::Done { message }) => Progress::Effective { message },
+            progress::Kind::Otherwise(pb::Done { message }) => Progress::Otherwise { message },
         })
     }
 }

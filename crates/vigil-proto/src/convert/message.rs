@@ -43,6 +43,7 @@ message! {
         covered,
         rules_held,
         position,
+        replayed,
         history,
         highest_tli,
         following,

@@ -230,12 +230,16 @@ impl World {
             }
             Kind::Drop => {
                 self.after(lasts_ms, Event::Undo(Undo::Rejoin(host)));
-                Command::DropNode { node, force: detail.is_multiple_of(4) }
+                let (force, allow_failover) = (detail.is_multiple_of(4), detail.is_multiple_of(3));
+                Command::DropNode { node, force, allow_failover }
             }
             Kind::Join => {
                 if self.hosts.len() < 9 && !self.stores[group].doubtful {
                     let quorum = !detail.is_multiple_of(5);
-                    self.add_host(group, NodePlan { priority: small, quorum, connections: 100 });
+                    self.add_host(
+                        group,
+                        NodePlan { priority: small, quorum, connections: 100, promotes: true },
+                    );
                 }
                 return;
             }
@@ -453,7 +457,7 @@ impl World {
         let gone: Vec<_> = members.iter().filter(|m| m.dropped || gone(m.id)).collect();
         for member in gone {
             let node = member.name.clone();
-            self.command(group, Command::DropNode { node, force: true });
+            self.command(group, Command::DropNode { node, force: true, allow_failover: false });
         }
         // Forced out, so that fewer are left than must acknowledge.
         let record = &self.stores[group].record;

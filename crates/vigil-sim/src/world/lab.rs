@@ -28,7 +28,7 @@ pub struct Lab {
 impl Lab {
     /// `hosts` machines without data; the seed says how long everything takes.
     pub fn new(seed: u64, hosts: usize) -> Self {
-        let node = NodePlan { priority: 50, quorum: true, connections: 100 };
+        let node = NodePlan { priority: 50, quorum: true, connections: 100, promotes: true };
         let plan = GroupPlan { nodes: vec![node; hosts], number_sync_standbys: 0 };
         let scenario = Scenario {
             seed,

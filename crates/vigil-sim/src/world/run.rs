@@ -19,6 +19,11 @@ const STAYS_WELL_MS: u64 = 1_200;
 const MOST_RULES: usize = 100;
 /// An operator looks after so long, and decides to go on without the missing, in milliseconds.
 const OPERATOR_MS: u64 = 6_000;
+/// A winner that does not come up makes way for somebody else within so long, in milliseconds: the
+/// time that the core gives it, and that of an election.
+const MAKES_WAY_MS: u64 = 15_000;
+/// The operator finds out what keeps a node from being promoted after so long, in milliseconds.
+const MENDS_MS: u64 = 60_000;
 
 impl World {
     /// Runs the scenario to its end or to the first violation.
@@ -57,6 +62,10 @@ impl World {
         let mut asked_ms = begun_ms;
         while self.violation.is_none() && self.now_ms - begun_ms < HEALS_MS {
             self.go_until(100, |_| false);
+            self.winners_make_way();
+            if self.now_ms - begun_ms > MENDS_MS {
+                self.hosts.iter_mut().for_each(|host| host.plan.promotes = true);
+            }
             if let Some(count) = self.rules_in_flight().filter(|count| *count > MOST_RULES) {
                 return self.fail("liveness", format!("{count} rules are in flight"));
             }
@@ -74,6 +83,41 @@ impl World {
             "liveness",
             format!("not well {HEALS_MS} ms after the last fault: {}", self.ailment()),
         );
+    }
+
+    /// Nothing is broken but a promotion that does not end: whoever could lead instead is let.
+    fn winners_make_way(&mut self) {
+        let kept = (0..self.stores.len()).find_map(|group| {
+            let Plan::Promoting { winner, .. } = self.stores[group].record.plan else {
+                return None;
+            };
+            let w = self.host_of(group, winner)?;
+            let cell = self.monitors[0].cells.get(group)?;
+            let stands_ms = cell.driver.facts().plan_age_ms(self.now());
+            let other = self.of_group(group).find(|(host, _)| self.could_lead(group, *host))?;
+            let stands = !self.hosts[w].plan.promotes && stands_ms > MAKES_WAY_MS;
+            stands.then(|| format!("{} could lead", other.1.name))
+        });
+        if let Some(who) = kept {
+            self.fail("winner_makes_way", format!("the winner does not come up, {who}"));
+        }
+    }
+
+    /// A standby that has pledged in this epoch, and that nothing keeps from leading.
+    fn could_lead(&self, group: usize, host: usize) -> bool {
+        let (h, record) = (&self.hosts[host], &self.stores[group].record);
+        let failed = |id| record.episode.as_ref().is_some_and(|e| e.failed.contains(&id));
+        let member = h.disk.node_id.and_then(|id| record.members.get(&id));
+        let facts = self.monitors[0].cells.get(group).map(|cell| cell.driver.facts());
+        let report = facts.zip(h.disk.node_id).and_then(|(facts, id)| facts.report(id));
+        let stays = report.is_some_and(|r| !r.leaving);
+        member.is_some_and(|m| m.may_lead() && !failed(m.id) && record.primary() != Some(m.id))
+            && stays
+            && h.plan.promotes
+            && h.pg.standby().is_some_and(|s| s.receiver.is_none())
+            && h.is_usable()
+            && h.stream.is_some()
+            && h.disk.promise == record.epoch
     }
 
     /// The most that any group has.

@@ -277,6 +277,9 @@ impl World {
         }
         // Whatever blocks replay is terminated.
         standby.stuck = None;
+        if !self.hosts[host].plan.promotes {
+            return self.promotion_stands_still(host, tli);
+        }
         let when_ms = match self.rng.range(0, 99) {
             0..=2 => return,
             // Slower than the step waits.
@@ -287,6 +290,18 @@ impl World {
         self.hosts[host].promotion = Some(pg_life);
         let effect = Effect::Promoted { rule: rule.clone(), tli };
         self.after(when_ms, Event::Effect { host, pg_life, effect });
+    }
+
+    /// It does not end. It may have got as far as the new timeline.
+    fn promotion_stands_still(&mut self, host: usize, tli: Tli) {
+        let switches = self.rng.chance(50);
+        let pg = &mut self.hosts[host].pg;
+        let pg_life = pg.life;
+        if switches && pg.wal.tli() < tli.0 {
+            pg.wal.push(tli.0, 1);
+        }
+        self.hosts[host].promotion = Some(pg_life);
+        self.look_soon(host);
     }
 
     pub(super) fn effect(&mut self, host: usize, pg_life: u64, effect: Effect) {

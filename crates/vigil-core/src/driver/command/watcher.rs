@@ -1,5 +1,7 @@
 //! An operator's command is followed to its end.
 
+use super::Effect;
+use super::effect::Stage;
 use crate::command::{OperationResult, Progress};
 use crate::election::Election;
 use crate::event::{Event, Operation};
@@ -8,6 +10,9 @@ use crate::goals::current_election;
 use crate::group::{Group, Plan};
 use crate::ids::{NodeId, Now};
 use crate::message::Server;
+
+/// An effect is followed for no longer, in milliseconds: whoever asked has gone by then.
+const WATCHED_MS: u64 = 3_600_000;
 
 pub(super) fn result(
     group: &Group,
@@ -36,7 +41,11 @@ pub(super) fn result(
 #[derive(Clone)]
 pub(crate) struct Watcher {
     pub(crate) id: u64,
-    operation: Operation,
+    effect: Effect,
+    /// Of the node that the effect is about, which may leave meanwhile.
+    name: String,
+    /// Told with the effect.
+    warning: Option<String>,
     from: Option<NodeId>,
     phases_told: usize,
     waiting_told: Option<(String, String)>,
@@ -46,11 +55,19 @@ pub(crate) struct Watcher {
 }
 
 impl Watcher {
-    pub(crate) fn new(id: u64, operation: Operation, group: &Group, now: Now) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        effect: Effect,
+        warning: Option<String>,
+        group: &Group,
+        now: Now,
+    ) -> Self {
         let from = group.episode.as_ref().and_then(|e| e.from);
         Watcher {
             id,
-            operation,
+            effect,
+            name: effect.node().map(|node| group.name_of(node)).unwrap_or_default(),
+            warning,
             from,
             phases_told: 0,
             waiting_told: None,
@@ -68,6 +85,10 @@ impl Watcher {
         events: &[Event],
         out: &mut Vec<Progress>,
     ) -> bool {
+        if let Some(stage) = self.effect.stage(group, facts, &self.name, now) {
+            return self.tell_stage(stage, group, facts, now, out);
+        }
+        let Effect::Change { operation, wish } = self.effect else { return false };
         if let Some(episode) = &group.episode {
             self.last = Some(episode.clone());
             self.tell_phases(episode.phases(), out);
@@ -87,13 +108,47 @@ impl Watcher {
             episode.mark("end", now.wall_ms);
         }
         let outage_ms = last.map_or(now.mono_ms - self.began.mono_ms, |e| e.outage_ms());
-        let result = result(group, self.operation, self.from, outage_ms, phases);
-        out.push(if self.from == Some(primary) {
-            Progress::RolledBack(result)
-        } else {
-            Progress::Done(result)
-        });
+        let result = result(group, operation, self.from, outage_ms, phases);
+        // This node leads, or any but the old one.
+        let as_asked = wish.map_or(self.from != Some(primary), |wish| wish == primary);
+        out.push(if as_asked { Progress::Done(result) } else { Progress::RolledBack(result) });
         false
+    }
+
+    /// Of an effect that is no change of the primary, although one may come first.
+    fn tell_stage(
+        &mut self,
+        stage: Stage,
+        group: &Group,
+        facts: &Facts,
+        now: Now,
+        out: &mut Vec<Progress>,
+    ) -> bool {
+        match stage {
+            Stage::There(words) => {
+                let warning = self.warning.take();
+                let message = warning.map_or(words.clone(), |w| format!("{words}; warning: {w}"));
+                out.push(Progress::Effective { message });
+                return false;
+            }
+            Stage::Otherwise(message) => {
+                out.push(Progress::Otherwise { message });
+                return false;
+            }
+            Stage::Waits { what, who } => match &group.episode {
+                Some(episode) => {
+                    self.tell_phases(episode.phases(), out);
+                    self.tell_waiting(group, facts, now, out);
+                }
+                None => self.tell_once((what, who), out),
+            },
+        }
+        if now.mono_ms.saturating_sub(self.began.mono_ms) > WATCHED_MS {
+            let message = "nobody follows it any longer".to_owned();
+            out.push(Progress::Failed { message });
+            return false;
+        }
+        true
     }
 
     fn tell_phases(&mut self, phases: Vec<crate::event::Phase>, out: &mut Vec<Progress>) {
@@ -118,6 +173,10 @@ impl Watcher {
             }
             _ => return,
         };
+        self.tell_once(waits, out);
+    }
+
+    fn tell_once(&mut self, waits: (String, String), out: &mut Vec<Progress>) {
         if self.waiting_told.as_ref() != Some(&waits) {
             self.waiting_told = Some(waits.clone());
             out.push(Progress::Waiting { what: waits.0, who: waits.1 });

@@ -75,6 +75,7 @@ impl NodeDriver {
             covered: self.covered,
             rules_held: self.record.rules_held.clone(),
             position: position.or(cluster.map(|c| c.checkpoint)),
+            replayed: up.filter(|up| up.in_recovery).map(|up| up.replayed),
             history: up.map(|up| up.history.clone()),
             highest_tli,
             following: up.and_then(|up| following(up, now.mono_ms.saturating_sub(self.seen_ms))),
