@@ -199,34 +199,38 @@ async fn no_setting_of_the_users_changes_what_our_sessions_do() {
         "force_parallel_mode" => install.major <= 15,
         _ => true,
     };
-    for level in ["ROLE postgres", "ROLE ALL", "DATABASE postgres", "file"] {
-        let mut server = Server::new(&install, "n1").await;
-        if level == "file" {
-            let settings = SETTINGS.iter().filter(|(name, _)| known(name));
-            server.conf.extra.extend(settings.map(|(n, v)| ((*n).to_owned(), (*v).to_owned())));
+    let settings = || SETTINGS.into_iter().filter(|(name, _)| known(name));
+    let mut server = Server::new(&install, "n1").await;
+    server.start().await;
+    let mut admin = client(&server, "postgres", "template1").await;
+    for level in ["ROLE postgres", "ROLE ALL", "DATABASE postgres"] {
+        for (name, value) in settings() {
+            let value = value.replace(", ", "', '");
+            run(&mut admin, format!("ALTER {level} SET {name} = '{value}'")).await;
         }
-        server.start().await;
-        if level != "file" {
-            let mut admin = client(&server, "postgres", "template1").await;
-            let settings = SETTINGS.iter().filter(|(name, _)| known(name));
-            for (name, value) in settings {
-                let value = value.replace(", ", "', '");
-                run(&mut admin, format!("ALTER {level} SET {name} = '{value}'")).await;
-            }
-        }
-        housekeeping(&server).await;
-        let mut session = server.session().await;
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
-        let hash = async |conn: &mut PgConnection| {
-            let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'repl'";
-            sqlx::query_scalar::<_, String>(sql).fetch_one(conn).await
-        };
-        let hash = session.run("the hash", LONG, hash).await.unwrap();
-        assert!(hash.starts_with("SCRAM-SHA-256$"), "{level}: {hash}");
-        let standby = Server::standby_of(&server, "n2").await;
-        let status = standby.session().await.status(LONG).await.unwrap();
-        assert!(status.in_recovery && status.limits == server_limits(&server).await, "{level}");
+        all_is_well(&server, level).await;
+        run(&mut admin, format!("ALTER {level} RESET ALL")).await;
     }
+    let mut server = Server::new(&install, "n1").await;
+    server.conf.extra.extend(settings().map(|(n, v)| (n.to_owned(), v.to_owned())));
+    server.start().await;
+    all_is_well(&server, "file").await;
+    let standby = Server::standby_of(&server, "n2").await;
+    let status = standby.session().await.status(LONG).await.unwrap();
+    assert!(status.in_recovery && status.limits == server_limits(&server).await);
+}
+
+async fn all_is_well(server: &Server, level: &str) {
+    housekeeping(server).await;
+    let mut session = server.session().await;
+    // Longer than the shortest of the limits.
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let hash = async |conn: &mut PgConnection| {
+        let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'repl'";
+        sqlx::query_scalar::<_, String>(sql).fetch_one(conn).await
+    };
+    let hash = session.run("the hash", LONG, hash).await.unwrap();
+    assert!(hash.starts_with("SCRAM-SHA-256$"), "{level}: {hash}");
 }
 
 async fn server_limits(server: &Server) -> vigil_core::limits::Limits {
