@@ -48,4 +48,5 @@ mod settings;
 mod start_errors;
 mod take_over;
 mod winners;
+mod users_settings;
 mod wrong_input;

@@ -22,7 +22,16 @@ const RETRY: Duration = Duration::from_millis(50);
 /// How often the monitor is asked where the nodes are.
 const NODES_EVERY: Duration = Duration::from_secs(10);
 /// Waits for the standbys like any commit: it has a transaction id.
-const COMMIT: &str = "SELECT pg_logical_emit_message(true, 'pgvigil_probe', '')::text";
+const COMMIT: &str = "SELECT pg_catalog.pg_logical_emit_message(true, 'pgvigil_probe', '')::text";
+/// What a role, a database or a configuration may say is not what is measured. Not pinned: whether
+/// a commit waits for the standbys.
+const OPTIONS: &str = "-c search_path=pg_catalog,pg_temp -c role=none \
+    -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
+    -c default_transaction_deferrable=off -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c exit_on_error=off";
+/// The same for settings that came later than 13.
+const LATER: &str = "SELECT set_config(name, '0', false) FROM pg_settings \
+    WHERE name IN ('idle_session_timeout', 'transaction_timeout')";
 const BUCKETS: [f64; 11] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5];
 
 /// How to log in to a node.
@@ -201,6 +210,7 @@ async fn connect(monitor: &Monitor, login: &Login) -> Result<Client, String> {
         .password(&login.password)
         .dbname(&login.database)
         .application_name("pgvigil_probe")
+        .options(OPTIONS)
         .connect_timeout(DEADLINE / 3)
         .ssl_mode(SslMode::Disable)
         .target_session_attrs(TargetSessionAttrs::ReadWrite);
@@ -216,6 +226,7 @@ async fn connect(monitor: &Monitor, login: &Login) -> Result<Client, String> {
     let (client, connection) = config.connect(NoTls).await.map_err(|e| e.to_string())?;
     // It ends with its client.
     tokio::spawn(connection);
+    client.simple_query(LATER).await.map_err(|e| e.to_string())?;
     Ok(client)
 }
 

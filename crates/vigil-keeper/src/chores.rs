@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use vigil_core::event::EventKind;
 use vigil_core::ids::NodeId;
 use vigil_core::node::record::NodeRecord;
 use vigil_core::wal::Lsn;
 use vigil_postgres::{Session, SqlStatus, conf};
 
-use crate::local::{Local, Role, slot_of};
+use crate::local::{Local, REPLICATION_ROLE, Role, slot_of};
 
 const QUERY: Duration = Duration::from_secs(1);
+const MAKE_DATABASE: Duration = Duration::from_secs(10);
 /// On a standby nobody reads from the slots, and their peers' positions are not known here. So
 /// they keep this much behind its own position: what a peer may still need after a promotion.
 const KEEP_BEHIND: u64 = 128 << 20;
@@ -36,6 +38,9 @@ async fn try_round(local: &Local, record: &NodeRecord) -> Result<()> {
     let status = session.status(QUERY).await?;
     let held = slots(&mut session, record, own, &status).await?;
     local.note_slots(held);
+    if !status.in_recovery {
+        access(local, record, &mut session).await?;
+    }
 
     let names = local.conf(record, Role::Detached)?.names();
     let overridden = conf::auto_conf_overrides(&local.pgdata, &names)?;
@@ -46,6 +51,29 @@ async fn try_round(local: &Local, record: &NodeRecord) -> Result<()> {
         postmaster.reload()?;
         local.notice_reset(&overridden);
     }
+    Ok(())
+}
+
+/// On a primary: standbys come and go, so what lets them in is looked at all the time, not when one
+/// of them is already kept out.
+async fn access(local: &Local, record: &NodeRecord, session: &mut Session) -> Result<()> {
+    let database = &local.target().database;
+    if session.is_makeshift() {
+        if session.ensure_database(database, MAKE_DATABASE).await? {
+            let text = format!("database {database} was missing: made anew, pgvigil needs it");
+            local.notice(EventKind::Setting, text);
+        }
+        // The next round goes on from there: rights on functions belong to one database.
+        return Ok(());
+    }
+    // Before the first time it is not ours to look after.
+    let Some(left) = local.role_state() else { return Ok(()) };
+    if session.role_state(REPLICATION_ROLE, QUERY).await?.as_ref() == Some(&left) {
+        return Ok(());
+    }
+    local.ensure_role(record, session).await?;
+    let text = format!("role {REPLICATION_ROLE} was changed or lacked rights: put in order again");
+    local.notice(EventKind::Setting, text);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use vigil_core::rule::{NOBODY, SyncRule};
 use vigil_postgres::conf::{self, ManagedConf};
 use vigil_postgres::hba::HbaPlan;
 use vigil_postgres::process::{Postmaster, ProcessError};
+use vigil_postgres::sql::RoleState;
 use vigil_postgres::standby::Upstream;
 use vigil_postgres::{Installation, Session, Target, process};
 
@@ -69,6 +70,8 @@ struct Known {
     /// Not handed to the driver yet.
     notices: Vec<(EventKind, String)>,
     slots: Vec<(String, u64)>,
+    /// The replication role as this keeper left it.
+    role: Option<RoleState>,
 }
 
 /// What the managed settings depend on.
@@ -99,7 +102,7 @@ impl Local {
     }
 
     pub fn target(&self) -> Target {
-        Target::postgres(&self.socket_dir, self.port)
+        Target::postgres(&self.socket_dir, self.port, self.install.major)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -133,6 +136,7 @@ impl Local {
 
     pub fn set_postmaster(&self, postmaster: Option<Postmaster>) {
         self.known().postmaster = postmaster;
+        self.forget_role();
     }
 
     /// Whom the server follows by our order; `None` also when that node has moved since: then it
@@ -171,6 +175,27 @@ impl Local {
         self.known().slots = slots;
     }
 
+    /// How this keeper last left the replication role.
+    pub fn role_state(&self) -> Option<RoleState> {
+        self.known().role.clone()
+    }
+
+    /// Another primary may have changed it meanwhile.
+    pub fn forget_role(&self) {
+        self.known().role = None;
+    }
+
+    /// Makes the replication role what the standbys need.
+    ///
+    /// # Errors
+    /// The server refuses.
+    pub async fn ensure_role(&self, record: &NodeRecord, session: &mut Session) -> Result<()> {
+        let password = record.replication_password.reveal();
+        let state = session.ensure_role(REPLICATION_ROLE, password, CONNECT).await?;
+        self.known().role = Some(state);
+        Ok(())
+    }
+
     /// What was noticed since the last call.
     pub fn take_notices(&self) -> Vec<(EventKind, String)> {
         std::mem::take(&mut self.known().notices)
@@ -192,7 +217,9 @@ impl Local {
     pub async fn work(&self) -> Result<tokio::sync::MappedMutexGuard<'_, Session>> {
         let mut guard = self.work.lock().await;
         if let Some(session) = guard.as_mut()
-            && (!session.is_usable() || session.in_recovery(CONNECT).await.is_err())
+            && (!session.is_usable()
+                || session.is_makeshift()
+                || session.in_recovery(CONNECT).await.is_err())
         {
             *guard = None;
         }
@@ -256,6 +283,7 @@ impl Local {
                 .filter(|p| !p.is_empty()),
             application_name: record.name.clone(),
             slot: record.node_id.map(slot_of),
+            major: self.install.major,
         })
     }
 

@@ -215,7 +215,7 @@ impl Observer {
         }
         let mut session = Session::connect(&self.local.target(), STATUS_WITHIN).await?;
         let status = session.status(STATUS_WITHIN).await?;
-        self.session = Some(session);
+        self.session = Some(session).filter(|session| !session.is_makeshift());
         Ok(Some(status))
     }
 

@@ -73,6 +73,10 @@ impl Prober {
                 None => return,
             }
             self.login.try_if_due(&target);
+            if session.is_makeshift() {
+                self.rest().await;
+                return;
+            }
             tokio::select! {
                 () = self.rest() => {}
                 () = postmaster.exited() => return,

@@ -56,12 +56,13 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fail
 
     // It outlives all that uses it.
     let postgres_stop = CancellationToken::new();
+    let major = install.major;
     let embedded = tokio::select! {
         embedded = Embedded::start(&config, install) => embedded?,
         () = shutdown.cancelled() => return Ok(()),
     };
     let postgres = tokio::spawn(embedded.supervise(postgres_stop.clone()));
-    let result = serve(&config, grpc, http, &shutdown).await;
+    let result = serve(&config, major, grpc, http, &shutdown).await;
     postgres_stop.cancel();
     let stopped = postgres.await.map_err(Failure::unexpected);
     tracing::info!("stopped");
@@ -71,6 +72,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Fail
 /// Everything that needs the store.
 async fn serve(
     config: &Config,
+    major: u32,
     grpc: std::net::TcpListener,
     http: std::net::TcpListener,
     shutdown: &CancellationToken,
@@ -86,7 +88,7 @@ async fn serve(
     let web = tokio::spawn(http::serve(http, shown.clone(), stop.clone()));
 
     let store = tokio::select! {
-        store = open_store(config) => store?,
+        store = open_store(config, major) => store?,
         () = shutdown.cancelled() => return Ok(()),
     };
     match store.events(None, None, EVENTS_RECALLED).await {
@@ -141,10 +143,10 @@ async fn serve(
 const TRUSTED_FOR_MS: u64 = 300_000;
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
-async fn open_store(config: &Config) -> Result<PgStore, Failure> {
+async fn open_store(config: &Config, major: u32) -> Result<PgStore, Failure> {
     let mut attempts = 0;
     loop {
-        match PgStore::open(&config.socket_dir(), config.pg_port).await {
+        match PgStore::open(&config.socket_dir(), config.pg_port, major).await {
             Ok(store) => return Ok(store),
             Err(StoreError::Unavailable(why)) if attempts < 20 => {
                 tracing::debug!(why, "the store cannot be opened yet");

@@ -20,6 +20,7 @@ fn start() -> Result<(), Stop> {
     if rustix::process::geteuid().is_root() {
         become_postgres(&config)?;
     }
+    user::reexec_as_postgres().map_err(Failure::prerequisite)?;
     // After the change of user the kernel would call it `exe`. Cosmetic: no matter if it fails.
     let _ = std::fs::write("/proc/self/comm", "vigil-monitor");
     config.log.start(&["vigil_monitor", "vigil_core", "vigil_postgres"]);

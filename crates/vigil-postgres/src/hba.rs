@@ -69,9 +69,12 @@ impl HbaPlan {
             lines.push(format!("host replication {repl} {address} {auth}"));
             lines.push(format!("host all {repl} {address} {auth}"));
         }
-        lines.push(format!("host all all samehost {auth}"));
+        // Clients whose passwords were hashed with md5 go on as before; all others are asked by
+        // SCRAM under this name, too.
+        let clients = if auth == "scram-sha-256" { "md5" } else { auth };
+        lines.push(format!("host all all samehost {clients}"));
         for cidr in &self.cidrs {
-            lines.push(format!("host all all {} {auth}", address("a network", cidr)?));
+            lines.push(format!("host all all {} {clients}", address("a network", cidr)?));
         }
         Ok(lines.join("\n"))
     }
@@ -164,8 +167,8 @@ mod tests {
         host all "pgvigil_repl" node3.example scram-sha-256
         host replication "pgvigil_repl" 10.0.0.0/8 scram-sha-256
         host all "pgvigil_repl" 10.0.0.0/8 scram-sha-256
-        host all all samehost scram-sha-256
-        host all all 10.0.0.0/8 scram-sha-256
+        host all all samehost md5
+        host all all 10.0.0.0/8 md5
         "#);
         let trust = HbaPlan { auth: "trust".to_owned(), ..plan() };
         assert!(trust.render_hba().unwrap().starts_with("local all all trust\n"));

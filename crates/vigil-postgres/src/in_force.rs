@@ -121,7 +121,7 @@ async fn see_a_commit_wait(
         let seen = tokio::select! {
             // First the probe: if it is through, it was acknowledged alone.
             biased;
-            through = probe.emit(clock.left()) => { through?; false }
+            through = probe.emit_probe(clock.left()) => { through?; false }
             waits = waits => { waits?; true }
         };
         if seen {

@@ -86,7 +86,7 @@ impl Server {
             pgdata: dir.path().join("data"),
             log: dir.path().join("log"),
             name: name.to_owned(),
-            target: Target::postgres(dir.path(), port),
+            target: Target::postgres(dir.path(), port, install.major),
             conf,
             postmaster: None,
             dir,
@@ -122,6 +122,7 @@ impl Server {
             password: None,
             application_name: application_name.to_owned(),
             slot: None,
+            major: self.target.major,
         }
     }
 
@@ -158,8 +159,14 @@ impl Server {
         Session::connect(&self.target, LONG).await.unwrap()
     }
 
+    /// As a client does it: our own sessions make nothing in anybody's schema.
     pub(crate) async fn execute(&self, sql: &'static str) {
-        self.session().await.execute(sql, LONG).await.unwrap();
+        let mut session = self.session().await;
+        session
+            .execute("SET search_path = public; SET synchronous_commit = on", LONG)
+            .await
+            .unwrap();
+        session.execute(sql, LONG).await.unwrap();
     }
 
     pub(crate) async fn wait_streaming(&self) {

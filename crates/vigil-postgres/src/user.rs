@@ -27,14 +27,52 @@ pub enum UserError {
     Exec { user: String, source: io::Error },
 }
 
+/// What clients of Postgres read, and we say ourselves: nobody else's servers and options.
+const CLIENTS_VARIABLES: [&str; 13] = [
+    "PGAPPNAME",
+    "PGDATABASE",
+    "PGHOST",
+    "PGHOSTADDR",
+    "PGOPTIONS",
+    "PGPASSWORD",
+    "PGSERVICE",
+    "PGSSLCERT",
+    "PGSSLKEY",
+    "PGSSLMODE",
+    "PGSSLROOTCERT",
+    "PGTZ",
+    "PGUSER",
+];
+
 /// Set in the environment of the process that was started again, so that a failure to drop root
 /// ends in an error and not in a loop.
 const DROPPED: &str = "PGVIGIL_DROPPED_ROOT";
 
 /// As root: starts this program again, with the same arguments, as user `postgres` (never returns
-/// on success). As anybody else: does nothing.
+/// on success). As anybody else it does so only where the environment holds variables that would
+/// lead our own connections elsewhere; they are left out.
 pub fn reexec_as_postgres() -> Result<(), UserError> {
-    drop_root("postgres")
+    drop_root("postgres")?;
+    let mut misleading =
+        CLIENTS_VARIABLES.iter().filter(|name| std::env::var_os(name).is_some()).peekable();
+    if misleading.peek().is_none() {
+        return Ok(());
+    }
+    let user = current_user();
+    let mut command = again();
+    for name in misleading {
+        command.env_remove(name);
+    }
+    Err(UserError::Exec { user, source: command.exec() })
+}
+
+/// This program, with the same arguments.
+fn again() -> Command {
+    let mut args = std::env::args_os();
+    let name = args.next().unwrap_or_else(|| OsString::from("pgvigil"));
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(name).args(args);
+    command
 }
 
 /// As [`reexec_as_postgres`], for a user of another name. The process is replaced, its pid stays:
@@ -52,12 +90,8 @@ pub fn drop_root(user: &str) -> Result<(), UserError> {
     if account.uid == 0 {
         return Err(failed(io::Error::other("this user is root by another name")));
     }
-    let mut args = std::env::args_os();
-    let name = args.next().unwrap_or_else(|| OsString::from("pgvigil"));
     // `uid` without `groups` makes std drop root's supplementary groups.
-    let error = Command::new("/proc/self/exe")
-        .arg0(name)
-        .args(args)
+    let error = again()
         .uid(account.uid)
         .gid(account.gid)
         .env("HOME", &account.home)

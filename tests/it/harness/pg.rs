@@ -24,6 +24,13 @@ pub(crate) fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+/// What scenarios may set for everybody does not concern those who look at the outcome.
+const OPTIONS: &str = "-c search_path=public -c role=none \
+    -c default_transaction_isolation=read\\ committed -c default_transaction_read_only=off \
+    -c default_transaction_deferrable=off -c statement_timeout=0 -c lock_timeout=0 \
+    -c idle_in_transaction_session_timeout=0 -c exit_on_error=off -c local_preload_libraries= \
+    -c client_min_messages=notice";
+
 pub(crate) fn config(address: &Address) -> Config {
     let mut config = Config::new();
     match address {
@@ -34,7 +41,7 @@ pub(crate) fn config(address: &Address) -> Config {
             config.host_path(dir).port(*port);
         }
     }
-    config.user("postgres").dbname("postgres");
+    config.user("postgres").dbname("postgres").options(OPTIONS);
     config
 }
 

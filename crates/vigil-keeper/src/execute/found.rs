@@ -9,7 +9,7 @@ use vigil_postgres::conf;
 use vigil_postgres::pgdata::{self, InitdbOptions};
 
 use super::{Executor, QUERY};
-use crate::local::{REPLICATION_ROLE, Role, slot_of};
+use crate::local::{Role, slot_of};
 
 const INITDB_WITHIN: Duration = Duration::from_mins(5);
 
@@ -52,8 +52,7 @@ impl Executor {
                 local.notice_reset(&overridden);
             }
         }
-        let password = self.record.replication_password.reveal();
-        session.ensure_role(REPLICATION_ROLE, password, 5 * QUERY).await?;
+        local.ensure_role(&self.record, &mut session).await?;
         let own = self.node_id()?;
         for peer in self.record.peers.iter().filter(|p| p.id != own) {
             session.ensure_slot(&slot_of(peer.id), QUERY).await?;

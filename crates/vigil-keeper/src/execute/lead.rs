@@ -30,6 +30,7 @@ impl Executor {
             tokio::join!(self.names_on_standby(&postmaster, rule), self.stubs_up_to(tli));
         let mut session = session?;
         stubs?;
+        local.forget_role();
         process::promote(&local.pgdata, &postmaster)?;
         self.wait_writable(&mut session).await?;
         local.set_proved(&postmaster);

@@ -116,7 +116,8 @@ impl Node {
     }
 
     pub(crate) async fn session(&self) -> Session {
-        let target = Target::postgres(&self.dir, self.port);
+        // What every version takes.
+        let target = Target::postgres(&self.dir, self.port, 13);
         Session::connect(&target, Duration::from_secs(2)).await.unwrap()
     }
 

@@ -33,8 +33,8 @@ impl From<sqlx::Error> for StoreError {
         // 57: ended by an operator or a timeout, 53: out of something, 08 and 58: connection and
         // system; all pass.
         match refused.code().as_deref().map(|code| &code[..code.len().min(2)]) {
-            Some("57" | "53" | "08" | "58" | "55") => StoreError::unavailable(refused),
-            _ => StoreError::broken(refused),
+            Some("57" | "53" | "08" | "58" | "55") => StoreError::unavailable(refused.message()),
+            _ => StoreError::broken(refused.message()),
         }
     }
 }

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions, PgSslMode};
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgPool, Row};
 use tokio::sync::Semaphore;
@@ -24,6 +24,7 @@ use vigil_core::event::{Event, EventKind, Phase};
 use vigil_core::group::{Group, Settings};
 use vigil_core::ids::{Epoch, GroupKey, NodeId};
 use vigil_core::view::EventView;
+use vigil_postgres::sql::superuser_settings;
 
 pub use change::Change;
 pub use error::StoreError;
@@ -79,12 +80,12 @@ pub struct PgStore {
 }
 
 impl PgStore {
-    /// Connects to a server that is ready; makes the database and its tables where they are
+    /// Connects to a server (of version `major`) that is ready; makes the database and its tables where they are
     /// missing.
-    pub async fn open(socket_dir: &Path, port: u16) -> Result<Self, StoreError> {
-        create_database(socket_dir, port).await?;
-        migrate(socket_dir, port).await?;
-        let options = options(socket_dir, port, DATABASE);
+    pub async fn open(socket_dir: &Path, port: u16, major: u32) -> Result<Self, StoreError> {
+        create_database(socket_dir, port, major).await?;
+        migrate(socket_dir, port, major).await?;
+        let options = options(socket_dir, port, major, DATABASE);
         let decisions = PgPoolOptions::new()
             .max_connections(DECISIONS_AT_ONCE)
             .min_connections(1)
@@ -371,7 +372,8 @@ impl Decisions for PgStore {
     }
 }
 
-fn options(socket_dir: &Path, port: u16, database: &str) -> PgConnectOptions {
+/// The settings of its sessions are ours, whatever is set for the server, the role or the database.
+fn options(socket_dir: &Path, port: u16, major: u32, database: &str) -> PgConnectOptions {
     let limits = format!("{}ms", DEADLINE.as_millis());
     PgConnectOptions::new_without_pgpass()
         .socket(PathBuf::from(socket_dir))
@@ -379,7 +381,13 @@ fn options(socket_dir: &Path, port: u16, database: &str) -> PgConnectOptions {
         .username("postgres")
         .database(database)
         .application_name("vigil-monitor")
+        .ssl_mode(PgSslMode::Disable)
+        .options(superuser_settings(major))
+        // The last one wins.
         .options([
+            ("synchronous_commit", "on"),
+            // Its foreign keys are triggers.
+            ("session_replication_role", "origin"),
             ("statement_timeout", limits.as_str()),
             ("lock_timeout", "1s"),
             ("idle_in_transaction_session_timeout", "5s"),
@@ -394,8 +402,9 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError>
     }
 }
 
-async fn create_database(socket_dir: &Path, port: u16) -> Result<(), StoreError> {
-    let options = options(socket_dir, port, "postgres").options([("statement_timeout", "60s")]);
+async fn create_database(socket_dir: &Path, port: u16, major: u32) -> Result<(), StoreError> {
+    let options =
+        options(socket_dir, port, major, "postgres").options([("statement_timeout", "60s")]);
     let mut connection = connect(&options).await?;
     let there: bool =
         sqlx::query_scalar("select exists (select from pg_database where datname = $1)")
@@ -412,9 +421,13 @@ async fn create_database(socket_dir: &Path, port: u16) -> Result<(), StoreError>
     Ok(())
 }
 
-async fn migrate(socket_dir: &Path, port: u16) -> Result<(), StoreError> {
-    let options = options(socket_dir, port, DATABASE)
-        .options([("statement_timeout", "0"), ("lock_timeout", "0")]);
+async fn migrate(socket_dir: &Path, port: u16, major: u32) -> Result<(), StoreError> {
+    let options = options(socket_dir, port, major, DATABASE).options([
+        ("statement_timeout", "0"),
+        ("lock_timeout", "0"),
+        // Where the migrator keeps its own table; nobody else may create anything there.
+        ("search_path", "public,pg_temp"),
+    ]);
     let mut connection = connect(&options).await?;
     let migrator = sqlx::migrate!("../../sql/monitor");
     match tokio::time::timeout(

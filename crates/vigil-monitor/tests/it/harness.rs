@@ -124,7 +124,8 @@ impl Database {
     }
 
     pub(crate) async fn store(&self) -> PgStore {
-        PgStore::open(&self.config.socket_dir(), self.config.pg_port).await.unwrap()
+        let major = Installation::find(None, None).unwrap().major;
+        PgStore::open(&self.config.socket_dir(), self.config.pg_port, major).await.unwrap()
     }
 
     /// SIGKILL to all of it, as a power loss; the supervisor starts it again.

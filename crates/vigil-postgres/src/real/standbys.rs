@@ -87,7 +87,9 @@ async fn sessions_that_block_replay_are_ended() {
     assert_eq!(session.terminate_replay_blockers(LONG).await.unwrap(), 0);
     let mut reader = standby.session().await;
     let read = async |conn: &mut sqlx::PgConnection| {
-        sqlx::raw_sql("SET application_name = 'app'; BEGIN; SELECT * FROM t").execute(conn).await
+        sqlx::raw_sql("SET application_name = 'app'; BEGIN; SELECT * FROM public.t")
+            .execute(conn)
+            .await
     };
     eventually("the table", async || reader.run("read", LONG, read).await.is_ok()).await;
     primary.execute("ALTER TABLE t ADD b int").await;

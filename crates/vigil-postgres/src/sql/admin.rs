@@ -7,13 +7,52 @@ use sqlx::{AssertSqlSafe, Connection};
 
 use super::session::{Session, SqlError};
 
-/// What `pg_rewind` calls on its source when its role is no superuser (its documentation).
-pub const REWIND_FUNCTIONS: [&str; 4] = [
+/// What `pg_rewind` calls on its source when its role is no superuser (its documentation), and what
+/// everybody may call until somebody takes that from PUBLIC.
+const REWIND_FUNCTIONS: [&str; 9] = [
     "pg_catalog.pg_ls_dir(text, boolean, boolean)",
     "pg_catalog.pg_stat_file(text, boolean)",
     "pg_catalog.pg_read_binary_file(text)",
     "pg_catalog.pg_read_binary_file(text, bigint, bigint, boolean)",
+    "pg_catalog.pg_is_in_recovery()",
+    "pg_catalog.pg_current_wal_insert_lsn()",
+    "pg_catalog.pg_tablespace_location(oid)",
+    "pg_catalog.set_config(text, text, boolean)",
+    "pg_catalog.unnest(anyarray)",
 ];
+
+/// What the role lacks; only that is granted, so that nothing is left in dumps without need.
+const MISSING: &str = r"
+SELECT 'EXECUTE ON FUNCTION ' || f FROM unnest($2::text[]) AS f
+WHERE NOT has_function_privilege($1, f, 'EXECUTE')
+UNION ALL SELECT 'USAGE ON SCHEMA pg_catalog'
+WHERE NOT has_schema_privilege($1, 'pg_catalog', 'USAGE')
+UNION ALL SELECT 'SELECT ON pg_catalog.pg_tablespace'
+WHERE NOT has_table_privilege($1, 'pg_catalog.pg_tablespace', 'SELECT')
+UNION ALL SELECT format('CONNECT ON DATABASE %I', current_database())
+WHERE NOT has_database_privilege($1, current_database(), 'CONNECT')";
+
+/// Everything about the role that [`Session::ensure_role`] sees to.
+const STATE: &str = r"
+SELECT concat_ws(' ', rolcanlogin, rolreplication, rolconnlimit, rolvaliduntil, rolpassword,
+    (SELECT string_agg(array_to_string(setconfig, ','), ';' ORDER BY setdatabase)
+     FROM pg_db_role_setting WHERE setrole = role.oid),
+    has_schema_privilege(oid, 'pg_catalog', 'USAGE'),
+    has_table_privilege(oid, 'pg_catalog.pg_tablespace', 'SELECT'),
+    has_database_privilege(oid, current_database(), 'CONNECT'),
+    (SELECT string_agg(has_function_privilege(role.oid, f, 'EXECUTE')::text, ' ')
+     FROM unnest($2::text[]) AS f))
+FROM pg_authid AS role WHERE rolname = $1";
+
+/// How a role stands, to be compared. It holds what the server keeps of the password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RoleState(String);
+
+impl std::fmt::Debug for RoleState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RoleState")
+    }
+}
 
 /// For one transaction: nothing of it is logged, by the server or by its usual extensions (their
 /// settings may be set even where they are not loaded), and its commit waits for no standby.
@@ -26,29 +65,63 @@ const QUIET: &str = "SELECT set_config(name, value, true) FROM (VALUES \
     ('log_duration', 'off'), \
     ('pg_stat_statements.track_utility', 'off'), \
     ('pgaudit.log', 'none'), \
-    ('synchronous_commit', 'local')) AS s(name, value)";
+    ('log_parameter_max_length', '0')) AS s(name, value)";
 
 impl Session {
     /// Makes `name` a role that may replicate and be the source of a `pg_rewind`, with this
-    /// password. Does the same again without harm. Connect to database `postgres`: grants on
-    /// functions belong to one database. The password is not logged.
+    /// password, whatever became of it meanwhile: logins forbidden, bounded or expired, rights
+    /// taken from PUBLIC, a password that was hashed with md5. Does the same again without harm.
+    /// Connect to database `postgres`: grants on functions belong to one database. The password
+    /// is not logged.
     pub async fn ensure_role(
         &mut self,
         name: &str,
         password: &str,
         within: Duration,
-    ) -> Result<(), SqlError> {
-        let role = quote_ident(name);
-        let mut statements = Vec::new();
-        if !self.role_exists(name, within).await? {
-            statements.push(format!("CREATE ROLE {role}"));
-        }
-        let password = quote_literal(password);
-        statements.push(format!("ALTER ROLE {role} LOGIN REPLICATION PASSWORD {password}"));
-        for function in REWIND_FUNCTIONS {
-            statements.push(format!("GRANT EXECUTE ON FUNCTION {function} TO {role}"));
-        }
-        self.run_quietly("making the replication role", statements, within).await
+    ) -> Result<RoleState, SqlError> {
+        let exists = self.role_exists(name, within).await?;
+        let (role, password) = (quote_ident(name), quote_literal(password));
+        let create = if exists { String::new() } else { format!("CREATE ROLE {role}; ") };
+        let statement = format!(
+            "{create}ALTER ROLE {role} LOGIN REPLICATION CONNECTION LIMIT -1 \
+             VALID UNTIL 'infinity' PASSWORD {password}; \
+             ALTER ROLE {role} SET lc_messages = 'C'"
+        );
+        self.run("making the replication role", within, async |conn: &mut PgConnection| {
+            let mut transaction = conn.begin().await?;
+            sqlx::query(QUIET).execute(&mut *transaction).await?;
+            sqlx::raw_sql(AssertSqlSafe(statement)).execute(&mut *transaction).await?;
+            let missing: Vec<String> = sqlx::query_scalar(MISSING)
+                .bind(name)
+                .bind(REWIND_FUNCTIONS)
+                .fetch_all(&mut *transaction)
+                .await?;
+            for right in missing {
+                let grant = AssertSqlSafe(format!("GRANT {right} TO {role}"));
+                sqlx::raw_sql(grant).execute(&mut *transaction).await?;
+            }
+            let state = sqlx::query_scalar(STATE)
+                .bind(name)
+                .bind(REWIND_FUNCTIONS)
+                .fetch_one(&mut *transaction)
+                .await?;
+            transaction.commit().await?;
+            Ok(RoleState(state))
+        })
+        .await
+    }
+
+    /// How the role stands; `None` when it does not exist.
+    pub async fn role_state(
+        &mut self,
+        name: &str,
+        within: Duration,
+    ) -> Result<Option<RoleState>, SqlError> {
+        self.run("looking at the replication role", within, async |conn| {
+            let query = sqlx::query_scalar(STATE).bind(name).bind(REWIND_FUNCTIONS);
+            Ok(query.fetch_optional(conn).await?.map(RoleState))
+        })
+        .await
     }
 
     /// Sets the password of a role. It is not logged.
@@ -82,7 +155,9 @@ impl Session {
             if sqlx::query_scalar(sql).bind(name).fetch_one(&mut *conn).await? {
                 return Ok(false);
             }
-            let sql = AssertSqlSafe(format!("CREATE DATABASE {}", quote_ident(name)));
+            // Of template0: nobody may be connected to a template, and we may be to the other.
+            let name = quote_ident(name);
+            let sql = AssertSqlSafe(format!("CREATE DATABASE {name} TEMPLATE template0"));
             sqlx::raw_sql(sql).execute(conn).await.map(|_| true)
         })
         .await

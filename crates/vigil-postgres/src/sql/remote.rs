@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
 
+use super::pinned;
 use super::session::SqlError;
 use crate::standby::Upstream;
 
@@ -78,7 +79,7 @@ pub(crate) async fn tablespaces(
         Ok(places)
     };
     match tokio::time::timeout(within, ask).await {
-        Ok(answer) => answer.map_err(|source| SqlError::Query { what, source }),
+        Ok(answer) => answer.map_err(|cause| SqlError::Query { what, cause }),
         Err(_) => Err(SqlError::Timeout { what, limit: within }),
     }
 }
@@ -89,7 +90,10 @@ fn options(upstream: &Upstream) -> PgConnectOptions {
         .port(upstream.port)
         .username(&upstream.user)
         .database("postgres")
+        // Whatever our environment says; this program can do no other.
+        .ssl_mode(PgSslMode::Disable)
         .application_name(&upstream.application_name)
+        .options(pinned::settings(upstream.major))
         .disable_statement_logging();
     match &upstream.password {
         Some(password) => options.password(password),

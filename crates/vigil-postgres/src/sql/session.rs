@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgSslMode};
 use sqlx::{ConnectOptions, Connection};
+use tokio::time::Instant;
 use vigil_core::wal::Lsn;
 
+use super::pinned;
 use super::status::PendingRestart;
+
+/// The database that every cluster has: where the wanted one is missing.
+const MAKESHIFT: &str = "template1";
 
 /// Where a server listens, and who asks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,24 +21,26 @@ pub struct Target {
     pub port: u16,
     pub user: String,
     pub database: String,
+    /// Of the server: some settings came later than 13.
+    pub major: u32,
 }
 
 impl Target {
     /// Database `postgres` as superuser `postgres`.
-    pub fn postgres(socket_dir: impl Into<PathBuf>, port: u16) -> Self {
+    pub fn postgres(socket_dir: impl Into<PathBuf>, port: u16, major: u32) -> Self {
         let name = || "postgres".to_owned();
-        Target { socket_dir: socket_dir.into(), port, user: name(), database: name() }
+        Target { socket_dir: socket_dir.into(), port, user: name(), database: name(), major }
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SqlError {
-    #[error("cannot connect to Postgres in {} port {port}: {source}", socket_dir.display())]
-    Connect { socket_dir: PathBuf, port: u16, source: sqlx::Error },
+    #[error("cannot connect to Postgres in {} port {port}: {}", socket_dir.display(), said(cause))]
+    Connect { socket_dir: PathBuf, port: u16, cause: sqlx::Error },
     #[error("Postgres in {} port {port} did not answer a connection within {limit:?}", socket_dir.display())]
     ConnectTimeout { socket_dir: PathBuf, port: u16, limit: Duration },
-    #[error("{what} failed: {source}")]
-    Query { what: &'static str, source: sqlx::Error },
+    #[error("{what} failed: {}", said(cause))]
+    Query { what: &'static str, cause: sqlx::Error },
     #[error("{what} did not end within {limit:?}; the session was given up")]
     Timeout { what: &'static str, limit: Duration },
     #[error("{what} not tried: the session was given up after an earlier timeout or failure")]
@@ -46,7 +53,7 @@ impl SqlError {
     /// Whether the connection is of no use any more and a new [`Session`] is needed.
     pub fn is_broken(&self) -> bool {
         match self {
-            SqlError::Query { source, .. } => source.as_database_error().is_none(),
+            SqlError::Query { cause, .. } => cause.as_database_error().is_none(),
             SqlError::Unexpected { .. } => false,
             _ => true,
         }
@@ -55,43 +62,118 @@ impl SqlError {
     /// The five characters of `SQLSTATE`, if the server refused.
     pub fn sqlstate(&self) -> Option<String> {
         match self {
-            SqlError::Query { source, .. } | SqlError::Connect { source, .. } => {
-                source.as_database_error()?.code().map(std::borrow::Cow::into_owned)
+            SqlError::Query { cause, .. } | SqlError::Connect { cause, .. } => {
+                cause.as_database_error()?.code().map(std::borrow::Cow::into_owned)
             }
             _ => None,
         }
     }
+
+    /// What kind of refusal it was; `None` when the server did not answer with one.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.sqlstate().map(|code| Refusal::of(&code))
+    }
 }
 
-/// A connection as `application_name` pgvigil. After a timeout or a lost connection it is unusable
+/// Why a server that answers does not do what it was asked, by `SQLSTATE`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// It starts or stops, or an operator has ended the session.
+    NotNow,
+    /// No such role, or one that may not log in, or not in this way.
+    Login,
+    /// There is no such database, or it takes no connections.
+    Database,
+    /// All connections are in use.
+    Full,
+    /// Memory, disk, locks.
+    Resources,
+    /// The right for it is missing.
+    Rights,
+    /// A reason that lies in the statement, the settings or the state of the server.
+    Other,
+}
+
+impl Refusal {
+    fn of(code: &str) -> Self {
+        match (code, code.get(..2)) {
+            ("53300", _) => Refusal::Full,
+            (_, Some("53")) => Refusal::Resources,
+            (_, Some("57")) => Refusal::NotNow,
+            (_, Some("28")) => Refusal::Login,
+            (_, Some("3D")) => Refusal::Database,
+            ("42501", _) => Refusal::Rights,
+            _ => Refusal::Other,
+        }
+    }
+}
+
+/// What the server said, once: the driver repeats it, with lines of the server's own source.
+fn said(error: &sqlx::Error) -> String {
+    let Some(refused) = error.as_database_error() else { return error.to_string() };
+    let detail = refused
+        .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        .and_then(sqlx::postgres::PgDatabaseError::detail);
+    match detail {
+        Some(detail) => format!("{} ({detail})", refused.message()),
+        None => refused.message().to_owned(),
+    }
+}
+
+fn has_no_database(error: &SqlError) -> bool {
+    // 55000: it is marked as one that takes no connections.
+    error.refusal() == Some(Refusal::Database) || error.sqlstate().as_deref() == Some("55000")
+}
+
+/// A connection as `application_name` pgvigil, with settings of its own (`pinned`), among them that
+/// its commits wait for the local disk only. After a timeout or a lost connection it is unusable
 /// and says so; giving up never cancels the query (a cancelled sync wait would tell success).
 #[derive(Debug)]
 pub struct Session {
     conn: Option<PgConnection>,
-    pub(super) commits_locally: bool,
+    makeshift: bool,
     pub(super) pending_restart: PendingRestart,
 }
 
 impl Session {
     pub async fn connect(target: &Target, within: Duration) -> Result<Self, SqlError> {
+        let end = Instant::now() + within;
+        match Self::log_in(target, &target.database, within).await {
+            Err(error) if target.database != MAKESHIFT && has_no_database(&error) => {
+                let left = end.saturating_duration_since(Instant::now());
+                Self::log_in(target, MAKESHIFT, left).await.map_err(|_| error)
+            }
+            done => done,
+        }
+    }
+
+    async fn log_in(target: &Target, database: &str, within: Duration) -> Result<Self, SqlError> {
         let (socket_dir, port) = (target.socket_dir.clone(), target.port);
         let options = PgConnectOptions::new_without_pgpass()
             .socket(&socket_dir)
             .port(port)
             .username(&target.user)
-            .database(&target.database)
+            .database(database)
             .ssl_mode(PgSslMode::Disable)
             .application_name("pgvigil")
+            .options(pinned::superuser_settings(target.major))
             .disable_statement_logging();
         match tokio::time::timeout(within, PgConnection::connect_with(&options)).await {
             Ok(Ok(conn)) => Ok(Session {
                 conn: Some(conn),
-                commits_locally: false,
+                makeshift: database != target.database,
                 pending_restart: PendingRestart::default(),
             }),
-            Ok(Err(source)) => Err(SqlError::Connect { socket_dir, port, source }),
+            Ok(Err(cause)) => Err(SqlError::Connect { socket_dir, port, cause }),
             Err(_) => Err(SqlError::ConnectTimeout { socket_dir, port, limit: within }),
         }
+    }
+
+    /// Whether it is with another database than was wanted, because that one is missing or takes
+    /// no connections: it will do for what concerns the whole server. Do not keep it: as long as
+    /// it is there, nobody can make databases.
+    pub fn is_makeshift(&self) -> bool {
+        self.makeshift
     }
 
     /// Whether queries are still possible.
@@ -114,8 +196,8 @@ impl Session {
                 self.conn = Some(conn);
                 Ok(value)
             }
-            Ok(Err(source)) => {
-                let error = SqlError::Query { what, source };
+            Ok(Err(cause)) => {
+                let error = SqlError::Query { what, cause };
                 if !error.is_broken() {
                     self.conn = Some(conn);
                 }
@@ -155,13 +237,8 @@ impl Session {
     }
 
     /// Writes and flushes a small WAL record (96 bytes, 0.8 ms): proves that the disk works, and
-    /// makes WAL move on an idle server. Commits locally: it never waits for a standby.
+    /// makes WAL move on an idle server. It waits for no standby.
     pub async fn emit_probe(&mut self, within: Duration) -> Result<(), SqlError> {
-        self.commit_locally(within).await?;
-        self.emit(within).await
-    }
-
-    pub(crate) async fn emit(&mut self, within: Duration) -> Result<(), SqlError> {
         self.run("the write probe", within, async |conn| {
             // As text: without a type for pg_lsn nothing needs to be decoded.
             sqlx::query("SELECT pg_logical_emit_message(true, 'pgvigil', '')::text")
@@ -170,19 +247,6 @@ impl Session {
                 .map(|_| ())
         })
         .await
-    }
-
-    /// From now on this session's commits wait for the local disk only.
-    pub(super) async fn commit_locally(&mut self, within: Duration) -> Result<(), SqlError> {
-        if self.commits_locally {
-            return Ok(());
-        }
-        self.run("SET synchronous_commit", within, async |conn| {
-            sqlx::query("SET synchronous_commit = local").execute(conn).await.map(|_| ())
-        })
-        .await?;
-        self.commits_locally = true;
-        Ok(())
     }
 
     /// Ends when the checkpoint has: seconds to minutes on a busy server.
@@ -205,10 +269,8 @@ impl Session {
         parse_lsn(what, &text)
     }
 
-    /// From now on this session's commits wait for the standbys, whatever its role or database
-    /// says.
+    /// From now on this session's commits wait for the standbys.
     pub(crate) async fn commit_with_sync(&mut self, within: Duration) -> Result<(), SqlError> {
-        self.commits_locally = false;
         self.run("SET synchronous_commit", within, async |conn| {
             sqlx::query("SET synchronous_commit = on").execute(conn).await.map(|_| ())
         })

@@ -60,7 +60,7 @@ pub async fn basebackup(
         command.arg(mapping.option());
     }
     command.arg("--pgdata").arg(place.dir());
-    upstream.authenticate(&mut command);
+    upstream.introduce(&mut command);
     if let Err(e) = tool::run(command, within).await {
         // Best effort: the next attempt clears it too.
         let _ = place.clear();

@@ -49,7 +49,7 @@ pub async fn rewind(
     command.arg("--target-pgdata").arg(pgdata);
     command.arg(format!("--source-server={} dbname=postgres", upstream.public_conninfo()));
     command.arg("--no-ensure-shutdown");
-    upstream.authenticate(&mut command);
+    upstream.introduce(&mut command);
     let messages = tool::run(command, within).await?;
     // The source has none: started now, this node would be a second primary.
     pgdata::set_standby_signal(pgdata)?;

@@ -6,6 +6,7 @@ use std::process::Command;
 use crate::durable::{self, Written};
 use crate::error::FileError;
 use crate::guc::conninfo;
+use crate::sql::{replication_options, tool_options};
 
 /// A server to clone, to rewind from or to follow.
 #[derive(Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Upstream {
     pub application_name: String,
     /// Our slot on the upstream; it must exist before: a missing one costs a retry interval.
     pub slot: Option<String>,
+    /// Its major version, which is ours: some settings came later than 13.
+    pub major: u32,
 }
 
 /// Without the password.
@@ -32,8 +35,9 @@ impl Upstream {
     /// For `primary_conninfo`, password included. **The server writes it to its log, password and
     /// all, each time it changes**: prefer [`Upstream::primary_conninfo_with`].
     pub fn primary_conninfo(&self) -> String {
-        let port = self.port.to_string();
+        let (port, options) = (self.port.to_string(), replication_options(self.major));
         let mut pairs = self.pairs(&port);
+        pairs.push(("options", &options));
         if let Some(password) = &self.password {
             pairs.push(("password", password));
         }
@@ -42,17 +46,18 @@ impl Upstream {
 
     /// For `primary_conninfo`, the password in a file ([`Upstream::write_passfile`]).
     pub fn primary_conninfo_with(&self, passfile: &Path) -> String {
-        let port = self.port.to_string();
+        let (port, options) = (self.port.to_string(), replication_options(self.major));
         let passfile = passfile.to_string_lossy();
         let mut pairs = self.pairs(&port);
+        pairs.push(("options", &options));
         if self.password.is_some() {
             pairs.push(("passfile", &passfile));
         }
         conninfo(pairs)
     }
 
-    /// Without any password: for a program's arguments, which everybody can read. The same text as
-    /// `primary_conninfo` of [`crate::SqlStatus`] when the password is in the string.
+    /// Without any password: for a program's arguments, which everybody can read. The rest is in
+    /// its environment.
     pub fn public_conninfo(&self) -> String {
         let port = self.port.to_string();
         conninfo(self.pairs(&port))
@@ -67,8 +72,12 @@ impl Upstream {
         durable::write_if_changed(path, line.as_bytes())
     }
 
-    /// Gives the password to a program through its environment.
-    pub(super) fn authenticate(&self, command: &mut Command) {
+    /// Gives a program what it needs for its sessions, the password among it, through its
+    /// environment.
+    pub(super) fn introduce(&self, command: &mut Command) {
+        command.env("PGOPTIONS", tool_options(self.major));
+        // The home's file says nothing to us.
+        command.env("PGPASSFILE", "/nonexistent");
         if let Some(password) = &self.password {
             command.env("PGPASSWORD", password);
         }
@@ -79,6 +88,9 @@ impl Upstream {
             ("host", &self.host),
             ("port", port),
             ("user", &self.user),
+            ("sslmode", "prefer"),
+            // Neither Kerberos nor waiting for it.
+            ("gssencmode", "disable"),
             // Seconds; 2 is libpq's minimum.
             ("connect_timeout", "2"),
             ("keepalives_idle", "1"),
@@ -104,8 +116,9 @@ mod tests {
             password: Some("se cret".to_owned()),
             application_name: "node 2".to_owned(),
             slot: None,
+            major: 15,
         };
-        insta::assert_snapshot!(upstream.primary_conninfo(), @"host=n1 port=5432 user=repl connect_timeout=2 keepalives_idle=1 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=3000 application_name='node 2' password='se cret'");
+        insta::assert_snapshot!(upstream.primary_conninfo(), @"host=n1 port=5432 user=repl sslmode=prefer gssencmode=disable connect_timeout=2 keepalives_idle=1 keepalives_interval=1 keepalives_count=3 tcp_user_timeout=3000 application_name='node 2' options='-c statement_timeout=0 -c lock_timeout=0 -c idle_session_timeout=0 -c local_preload_libraries=' password='se cret'");
         assert!(!upstream.public_conninfo().contains("cret"));
         assert!(!format!("{upstream:?}").contains("cret"));
     }

@@ -60,11 +60,11 @@ impl Server {
             conf.extra.push((name.to_owned(), value.to_owned()));
         }
         let server = Server {
-            install,
             name: name.to_owned(),
             pgdata: dir.join("data"),
             log: dir.join("log"),
-            target: Target::postgres(&dir, port.port()),
+            target: Target::postgres(&dir, port.port(), install.major),
+            install,
             conf,
             held_checkpointer: None,
             postmaster: None,
@@ -105,6 +105,7 @@ impl Server {
             password: None,
             application_name: application_name.to_owned(),
             slot: None,
+            major: self.target.major,
         }
     }
 
