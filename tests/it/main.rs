@@ -44,4 +44,5 @@ mod random_faults;
 mod settings;
 mod start_errors;
 mod take_over;
+mod users_directory;
 mod wrong_input;

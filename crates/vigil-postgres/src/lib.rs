@@ -41,6 +41,7 @@ mod testing;
 mod tool;
 pub mod user;
 mod user_conf;
+mod wal_tail;
 
 pub use durable::Written;
 pub use error::FileError;
@@ -48,3 +49,4 @@ pub use install::{Installation, RunAs};
 pub use process::{Pid, Postmaster, Stop};
 pub use sql::{Session, SqlStatus, Target};
 pub use tool::{ToolError, kill_strays};
+pub use wal_tail::WalTail;
