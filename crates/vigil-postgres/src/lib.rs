@@ -11,6 +11,7 @@
 //! | [`process`] | start, adopt, stop, kill, watch |
 //! | [`sql`] | status, probes, roles, slots over the Unix socket |
 //! | [`receiver`], [`in_force`] | the pledge's and the sync rule's half that Postgres has to do |
+//! | [`takeover`] | what stands against using a directory that is not ours |
 //! | [`standby`] | clone, rewind, keeping WAL |
 
 mod auto_conf;
@@ -36,6 +37,7 @@ pub mod receiver;
 pub mod sql;
 pub mod standby;
 mod stop;
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 mod tool;
