@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Lab, Part, fingerprint, millis, postgres_bin, run, secs};
+use crate::harness::{Lab, Part, all_of_it, fingerprint, millis, postgres_bin, run, secs};
 
 /// Puts `lines` before everything else in a node's `postgresql.conf`.
 fn put_first(lab: &Lab, node: &str, lines: &str) {
@@ -135,4 +135,50 @@ fn a_restored_backup_is_not_taken_over_before_its_recovery_has_ended() {
     lab.start("node1");
     lab.wait_until_so_many_are_whole(1, secs(60));
     assert_eq!(lab.value("node1", "select count(*) from t").as_deref(), Some("5001"));
+}
+
+/// Several nodes on one machine, whose tablespaces would all be at the same place: what becomes of
+/// one node never touches what belongs to another.
+#[test]
+fn a_rewind_leaves_the_tablespaces_of_other_nodes_alone() {
+    // Where keepers may not write beside the place, a copy goes into it.
+    let variants = if all_of_it() { vec!["spaces/one", "space"] } else { vec!["spaces/one"] };
+    for place in variants {
+        let mut lab = Lab::builder().nodes(2).heartbeat(millis(250)).limit(secs(240)).prepare();
+        lab.workdir().make_home("spaces");
+        let place = lab.workdir().make_home(place);
+        lab.start("monitor");
+        lab.start("node1");
+        lab.wait_until_so_many_are_whole(1, secs(60));
+        let create = format!("create tablespace one location '{}'", place.display());
+        lab.sql("node1", &create).unwrap();
+        let table = "create table acks (writer int, seq bigint, primary key (writer, seq) using \
+                     index tablespace one) tablespace one";
+        lab.sql("node1", table).unwrap();
+        lab.start("node2");
+        lab.wait_until_so_many_are_whole(2, secs(60));
+        let writers = lab.writers(2);
+        writers.wait_until_steady();
+        for _ in 0..2 {
+            let old = lab.primary();
+            lab.kill(&old, Part::All);
+            lab.wait_for("the other one takes over", secs(20), |s| {
+                s.primary().is_some_and(|primary| primary != old)
+            });
+            writers.wait_for_writes(secs(20));
+            lab.start(&old);
+            lab.wait_until_whole(secs(60));
+            writers.wait_until_steady();
+        }
+        // What was read so far may have come from memory.
+        for node in ["node1", "node2"] {
+            lab.kill(node, Part::All);
+        }
+        for node in ["node1", "node2"] {
+            lab.start(node);
+        }
+        lab.wait_until_whole(secs(60));
+        writers.wait_until_steady();
+        writers.verify_everywhere(&lab);
+    }
 }

@@ -21,17 +21,17 @@ pub async fn answers(upstream: &Upstream, within: Duration) -> bool {
     matches!(tokio::time::timeout(within, ask).await, Ok(Ok(true)))
 }
 
-/// Where the tablespaces of `upstream` are, over there.
+/// The tablespaces of `upstream`: their numbers, and where they are over there.
 pub(crate) async fn tablespaces(
     upstream: &Upstream,
     within: Duration,
-) -> Result<Vec<String>, SqlError> {
+) -> Result<Vec<(i64, String)>, SqlError> {
     let what = "asking the primary for its tablespaces";
     let ask = async {
         let mut connection = PgConnection::connect_with(&options(upstream)).await?;
-        let sql = "SELECT pg_tablespace_location(oid) FROM pg_tablespace \
+        let sql = "SELECT oid::int8, pg_tablespace_location(oid) FROM pg_tablespace \
                    WHERE pg_tablespace_location(oid) <> '' ORDER BY oid";
-        let places = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
+        let places = sqlx::query_as(sql).fetch_all(&mut connection).await?;
         // It has answered; how the connection ends does not matter.
         let _ = connection.close().await;
         Ok(places)
