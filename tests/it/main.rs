@@ -49,4 +49,5 @@ mod start_errors;
 mod take_over;
 mod winners;
 mod users_settings;
+mod users_directory;
 mod wrong_input;

@@ -4,7 +4,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`config`] | what it was told |
-//! | [`prerequisites`] | what must be true on this machine |
+//! | [`prerequisites`], [`takeover`] | what must be true on this machine, and of data that is there |
 //! | [`state_file`], [`identity`] | its own disk: the record, and whose data it is about |
 //! | [`claim`] | that no other keeper has the same data directory |
 //! | [`link`] | ears and mouth: the stream to the monitor |
@@ -34,6 +34,7 @@ mod readiness;
 mod socket_lock;
 pub mod state_file;
 pub mod status;
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 mod witness;
@@ -74,7 +75,7 @@ pub async fn run(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Fai
 }
 
 async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failure> {
-    let (place, record, http) = prepare(&config)?;
+    let (place, record, http) = prepare(&config).await?;
     if let Err(error) = process::become_subreaper() {
         tracing::warn!(%error, "cannot become the reaper of Postgres' orphans");
     }
@@ -149,11 +150,16 @@ async fn keep(config: Config, shutdown: mpsc::Receiver<()>) -> Result<(), Failur
 }
 
 /// Checks everything, changes nothing but the state directory.
-fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure> {
+async fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure> {
     let pgdata = config.absolute_pgdata();
     let dir = config.state_dir();
-    let rebuilding = StateDir::peek(&dir).is_some_and(|record| record.replacing.is_some());
+    let before = StateDir::peek(&dir);
+    let rebuilding = before.as_ref().is_some_and(|record| record.replacing.is_some());
+    let known = before.is_some_and(|record| record.node_id.is_some());
     let data = prerequisites::data_dir(&pgdata, rebuilding)?;
+    if !rebuilding {
+        takeover::recovery(&pgdata, &data, known)?;
+    }
     // Another keeper of this node explains the busy ports best.
     let state = if dir.exists() { Some(StateDir::open(&dir)?) } else { None };
     let claim = Claim::of(&pgdata)?;
@@ -161,6 +167,9 @@ fn prepare(config: &Config) -> Result<(Place, NodeRecord, TcpListener), Failure>
     let socket_dir = config.socket_dir();
     prerequisites::socket_dir(&socket_dir, config.pg_port)?;
     prerequisites::postgres_port(&pgdata, &config.pg_listen, config.pg_port, &socket_dir)?;
+    if !known {
+        takeover::running(&pgdata, &socket_dir, config.pg_port, install.major).await?;
+    }
     let http = prerequisites::http_listener(&config.http_listen)?;
     let state = match state {
         Some(state) => state,

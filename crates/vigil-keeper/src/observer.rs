@@ -288,7 +288,9 @@ impl Observer {
             delayed: status.delayed,
             limits: status.limits,
             cramped: status.in_recovery && !status.limits.suffice_for(control.limits),
-            foreign_conf: is_elsewhere(&local.pgdata, &status.config_file),
+            // Recovery targets are read at a start only.
+            foreign_conf: is_elsewhere(&local.pgdata, &status.config_file)
+                || status.recovery_target,
             senders: status.senders.iter().map(sender).collect(),
         })
     }

@@ -128,6 +128,9 @@ impl ManagedConf {
                 set(name, value);
             }
         }
+        for (name, _) in NEVER_IN_A_GROUP.iter().filter(|(_, gone)| self.major < *gone) {
+            set(name, "");
+        }
         set("max_wal_senders", &self.max_wal_senders.to_string());
         set("max_replication_slots", &self.max_replication_slots.to_string());
         for (name, value) in &self.extra {
@@ -165,8 +168,6 @@ const BASELINE: &[(&str, &str, u32)] = &[
     // After a crash the keeper decides what comes next, not the postmaster.
     ("restart_after_crash", "off", 13),
     ("recovery_target_timeline", "latest", 13),
-    // It is called several times in each promotion: 15-250 ms.
-    ("restore_command", "", 13),
     // The price of one failed attempt to stream; 5 s by default.
     ("wal_retrieve_retry_interval", "100ms", 13),
     ("wal_sender_timeout", "2s", 13),
@@ -187,6 +188,25 @@ const BASELINE: &[(&str, &str, u32)] = &[
     ("tcp_user_timeout", "3000", 13),
     ("log_recovery_conflict_waits", "on", 14),
     ("log_line_prefix", "%m [%p] %q%u@%d/%a ", 13),
+];
+
+/// Settings that must be empty, whoever sets them, and the first major version that has them no
+/// more. A standby with a recovery target goes on receiving and acknowledging WAL that its promotion
+/// would throw away: promoted, it ends at the target.
+const NEVER_IN_A_GROUP: &[(&str, u32)] = &[
+    ("recovery_target", u32::MAX),
+    ("recovery_target_lsn", u32::MAX),
+    ("recovery_target_name", u32::MAX),
+    ("recovery_target_time", u32::MAX),
+    ("recovery_target_xid", u32::MAX),
+    // Whoever may make this file promotes behind the monitor's back.
+    ("promote_trigger_file", 16),
+    // It is called several times in each promotion: 15-250 ms.
+    ("restore_command", u32::MAX),
+    // Both are of a recovery from an archive, which a member of a group does not do. The one would
+    // remove from the archive what a restore needs, the other holds a promotion up.
+    ("archive_cleanup_command", u32::MAX),
+    ("recovery_end_command", u32::MAX),
 ];
 
 /// Makes our include the last setting of `postgresql.conf`, so that it wins; makes the file where
@@ -240,6 +260,8 @@ mod tests {
         }
         assert!(!text.contains("256MB") && !text.contains("wal_level"));
         assert!(!ManagedConf::new(13, 1, "/").render().contains("recovery_init_sync_method"));
+        assert!(text.contains("promote_trigger_file = ''"));
+        assert!(!ManagedConf::new(16, 1, "/").render().contains("promote_trigger_file"));
         assert_eq!(conf.write(dir.path()).unwrap(), Written::Changed);
         assert_eq!(conf.write(dir.path()).unwrap(), Written::Unchanged);
         assert!(!format!("{conf:?}").contains("a'b"), "no password in debug output");

@@ -144,6 +144,13 @@ pub(crate) fn segments(pgdata: &Path, wal_segment_size: u64) -> Result<Vec<Segme
     Ok(names(pgdata)?.into_iter().filter_map(parse).collect())
 }
 
+/// Where segment `number` (an LSN divided by the segment size) of timeline `tli` is.
+pub(crate) fn segment_path(pgdata: &Path, tli: Tli, number: u64, segment_size: u64) -> PathBuf {
+    let per_id = 0x1_0000_0000 / segment_size;
+    let name = format!("{:08X}{:08X}{:08X}", tli.0, number / per_id, number % per_id);
+    pgdata.join("pg_wal").join(name)
+}
+
 fn list(pgdata: &Path) -> Result<Vec<Tli>, FileError> {
     let parse = |name: String| {
         let number = name.strip_suffix(".history").filter(|n| n.len() == 8)?;

@@ -11,6 +11,7 @@
 //! | [`process`] | start, adopt, stop, kill, watch |
 //! | [`sql`] | status, probes, roles, slots over the Unix socket |
 //! | [`receiver`], [`in_force`] | the pledge's and the sync rule's half that Postgres has to do |
+//! | [`takeover`] | what stands against using a directory that is not ours |
 //! | [`standby`] | clone, rewind, keeping WAL |
 
 mod auto_conf;
@@ -36,11 +37,13 @@ pub mod receiver;
 pub mod sql;
 pub mod standby;
 mod stop;
+pub mod takeover;
 #[cfg(test)]
 mod testing;
 mod tool;
 pub mod user;
 mod user_conf;
+mod wal_tail;
 
 pub use durable::Written;
 pub use error::FileError;
@@ -48,3 +51,4 @@ pub use install::{Installation, RunAs};
 pub use process::{Pid, Postmaster, Stop};
 pub use sql::{Session, SqlStatus, Target};
 pub use tool::{ToolError, kill_strays};
+pub use wal_tail::WalTail;

@@ -148,12 +148,16 @@ pub fn set_standby_signal(pgdata: &Path) -> Result<(), FileError> {
     durable::write(&pgdata.join("standby.signal"), b"")
 }
 
-/// Makes the next start one as a primary; takes `recovery.signal` away as well. Durable when it
-/// returns.
+/// Makes the next start one as a primary. Durable when it returns. A `recovery.signal` is left alone:
+/// it is a user's who restores a backup.
 pub fn clear_standby_signal(pgdata: &Path) -> Result<(), FileError> {
     durable::remove(&pgdata.join("standby.signal"))?;
-    durable::remove(&pgdata.join("recovery.signal"))?;
     Ok(())
+}
+
+/// Whether a restored backup's recovery from an archive is to be done, or not finished.
+pub fn has_recovery_signal(pgdata: &Path) -> bool {
+    pgdata.join("recovery.signal").exists()
 }
 
 pub fn has_standby_signal(pgdata: &Path) -> bool {

@@ -38,6 +38,11 @@ pub enum StandbyError {
         dir.display(), left >> 20, needed >> 20
     )]
     NoRoom { dir: PathBuf, needed: u64, left: u64 },
+    #[error(
+        "a rewind would touch files that are not this node's: another node may have its tablespace in \
+         {}", .0.display()
+    )]
+    SharedPlace(PathBuf),
     #[error("{} has neither checksums nor wal_log_hints: it cannot be rewound", .0.display())]
     NotRewindable(PathBuf),
 }

@@ -22,6 +22,17 @@ pub(crate) fn settings(pgdata: &Path) -> Result<BTreeMap<String, String>, FileEr
     Ok(found)
 }
 
+/// As [`settings`], from outside where the data directory has none, and what `ALTER SYSTEM` or a tool
+/// has set.
+pub(crate) fn all(pgdata: &Path, major: u32) -> Result<BTreeMap<String, String>, FileError> {
+    let own = pgdata.join(CONF);
+    let outside = if own.exists() { None } else { find_outside(pgdata, major) };
+    let mut found = BTreeMap::new();
+    collect(&outside.unwrap_or(own), DEPTH_MAX, &mut found)?;
+    collect(&pgdata.join("postgresql.auto.conf"), 0, &mut found)?;
+    Ok(found)
+}
+
 fn collect(file: &Path, depth: u32, into: &mut BTreeMap<String, String>) -> Result<(), FileError> {
     let text = durable::read_text_opt(file)?.unwrap_or_default();
     for line in text.lines() {

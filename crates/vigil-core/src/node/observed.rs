@@ -89,7 +89,8 @@ pub struct UpView {
     /// They are below the primary's: replay has stopped, and goes on
     /// only after a restart with larger ones.
     pub cramped: bool,
-    /// It reads configuration files of somebody else's: ours have no effect before a restart.
+    /// It reads configuration files of somebody else's, or was started with a recovery target: ours
+    /// have no effect before a restart.
     pub foreign_conf: bool,
     pub senders: Vec<Sender>,
 }

@@ -131,6 +131,9 @@ pub enum StepDone {
         rule: RuleId,
         from: Lsn,
     },
+    /// The promotion ended before WAL that this node had and told of. Postgres is stopped, and its
+    /// data is of no use: on its new timeline it would look like more than all others have.
+    CutOff,
     /// initdb, or a clone, made a data directory with this system identifier.
     Created {
         system_id: u64,

@@ -121,13 +121,18 @@ impl Executor {
     }
 
     /// The timeline of the end of this standby's WAL.
-    pub(super) async fn own_timeline(&self) -> Result<Tli> {
+    async fn own_timeline(&self) -> Result<Tli> {
+        Ok(self.own_end().await?.0.tli)
+    }
+
+    /// The end of this standby's WAL, and the size of a segment in bytes.
+    pub(super) async fn own_end(&self) -> Result<(Position, u64)> {
         let mut session = self.local.work().await?;
         let status = session.status(QUERY).await?;
         let end = status.receive_lsn.max(status.replay_lsn).unwrap_or(Lsn::ZERO);
         let segment = control::read(&self.local.pgdata)?.wal_segment_size;
         let on_disk = pgdata::timeline_of_wal(&self.local.pgdata, end, segment)?;
-        Ok(on_disk.unwrap_or(status.timeline))
+        Ok((Position { tli: on_disk.unwrap_or(status.timeline), lsn: end }, segment))
     }
 
     pub(super) async fn fast_forward(&self, source: NodeId, until: Position) -> Result<StepDone> {

@@ -24,6 +24,7 @@ impl Executor {
     }
 
     pub(super) async fn start_primary(&self, rule: &SyncRule) -> Result<StepDone> {
+        self.leave_recovery_alone()?;
         self.local.write_before_start(&self.record, Role::Primary(rule))?;
         pgdata::clear_standby_signal(&self.local.pgdata)?;
         self.spawn(Duration::from_mins(1)).await?;

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use tokio::time::{Instant, sleep};
+use vigil_core::event::EventKind;
 use vigil_core::node::step::StepDone;
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
 use vigil_postgres::in_force::{NamesChange, put_names_in_force};
 use vigil_postgres::process::{self, Postmaster};
-use vigil_postgres::{Session, pgdata};
+use vigil_postgres::{Session, WalTail, pgdata};
 
 use super::{Executor, QUERY};
 use crate::local::Role;
@@ -26,13 +27,15 @@ impl Executor {
         let local = &self.local;
         let postmaster = local.running()?;
         // In force before it can accept a write; meanwhile the way to the timeline is made.
-        let (session, stubs) =
+        let (session, tail) =
             tokio::join!(self.names_on_standby(&postmaster, rule), self.stubs_up_to(tli));
-        let mut session = session?;
-        stubs?;
+        let (mut session, tail) = (session?, tail?);
         local.forget_role();
         process::promote(&local.pgdata, &postmaster)?;
         self.wait_writable(&mut session).await?;
+        if let Some(done) = self.stop_if_cut_off(&tail, tli).await? {
+            return Ok(done);
+        }
         local.set_proved(&postmaster);
         let from = session.insert_lsn(QUERY).await?;
         // So that there is WAL beyond `from` to be flushed by the standbys.
@@ -46,10 +49,35 @@ impl Executor {
     }
 
     /// A promotion takes the number after the last one that has a history file.
-    async fn stubs_up_to(&self, tli: Tli) -> Result<()> {
-        let own = self.own_timeline().await?;
-        pgdata::write_stub_histories(&self.local.pgdata, own, tli)?;
-        Ok(())
+    async fn stubs_up_to(&self, tli: Tli) -> Result<WalTail> {
+        let (end, segment_size) = self.own_end().await?;
+        pgdata::write_stub_histories(&self.local.pgdata, end.tli, tli)?;
+        Ok(WalTail::of(&self.local.pgdata, end, segment_size))
+    }
+
+    /// What this node has pledged must be part of what it leads with. If it is not, it serves no
+    /// longer than it takes to see that.
+    async fn stop_if_cut_off(&self, tail: &WalTail, tli: Tli) -> Result<Option<StepDone>> {
+        let local = &self.local;
+        let cut = match tail.cut_off_at(tli) {
+            Ok(cut) => cut,
+            Err(error) => {
+                tracing::error!(%error, "cannot tell where the promotion forked off");
+                None
+            }
+        };
+        let Some(fork) = cut else { return Ok(None) };
+        self.kill().await?;
+        let text = format!(
+            "{} was promoted at {fork} although it had WAL up to {}: its Postgres was stopped at \
+             once and does not lead; the log of Postgres ({}) says why replay ended there. The node \
+             will be copied anew from another primary",
+            self.record.name,
+            tail.end().lsn,
+            local.log.display()
+        );
+        local.notice(EventKind::Node, text);
+        Ok(Some(StepDone::CutOff))
     }
 
     /// A standby's names were never empty, so that a reload is all it takes. A fresh session that

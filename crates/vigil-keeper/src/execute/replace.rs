@@ -168,9 +168,10 @@ fn is_slot_missing(error: &str) -> bool {
 
 /// pg_rewind cannot be repeated once it has begun, but it connects before it does anything.
 fn is_not_connected(error: &str) -> bool {
-    error.contains("connection to server")
-        && error.contains("failed:")
-        && !error.contains("servers diverged")
+    error.contains("asking the primary for its tablespaces")
+        || error.contains("connection to server")
+            && error.contains("failed:")
+            && !error.contains("servers diverged")
 }
 
 /// Removes all but the newest pieces; their names sort by time.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::node::step::StepDone;
 use vigil_postgres::process::{self, Postmaster, ProcessError};
@@ -23,6 +23,7 @@ const LOG_MAX: u64 = 64 << 20;
 impl Executor {
     /// The only way a node boots once its group has had a primary: it can acknowledge nothing.
     pub(super) async fn start_standby(&self) -> Result<StepDone> {
+        self.leave_recovery_alone()?;
         pgdata::set_standby_signal(&self.local.pgdata)?;
         self.local.write_before_start(&self.record, Role::Detached)?;
         self.spawn_standby(None).await
@@ -50,6 +51,20 @@ impl Executor {
         }
         self.local.set_upstream(upstream);
         Ok(StepDone::Plain)
+    }
+
+    /// A backup was restored here, and its recovery is the user's: a start with our settings would
+    /// throw it away.
+    pub(super) fn leave_recovery_alone(&self) -> Result<()> {
+        let pgdata = &self.local.pgdata;
+        if pgdata::has_recovery_signal(pgdata) {
+            bail!(
+                "{} has a recovery.signal: finish the recovery of that backup without the keeper, or \
+                 remove the file if there is none",
+                pgdata.display()
+            );
+        }
+        Ok(())
     }
 
     /// Starts the server and waits until it takes connections.

@@ -32,20 +32,11 @@ pub struct Committer {
 impl Committer {
     pub async fn connect(primary: &Upstream, within: Duration) -> Result<Self, SqlError> {
         let what = "connecting to the primary";
-        let settings = [
-            ("search_path", "pg_catalog"),
-            // It waits for the primary's own disk, and for no standby.
-            ("synchronous_commit", "local"),
-            ("default_transaction_read_only", "off"),
-            ("default_transaction_isolation", "read committed"),
-            ("statement_timeout", "0"),
-            ("lock_timeout", "0"),
-            ("idle_in_transaction_session_timeout", "0"),
-        ];
-        let options = options(primary).application_name("pgvigil").options(settings);
+        // As all of ours it waits for the primary's own disk, and for no standby.
+        let options = options(primary).application_name("pgvigil");
         match tokio::time::timeout(within, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(Committer { connection }),
-            Ok(Err(source)) => Err(SqlError::Query { what, source }),
+            Ok(Err(error)) => Err(SqlError::Query { what, cause: error }),
             Err(_) => Err(SqlError::Timeout { what, limit: within }),
         }
     }
@@ -57,23 +48,23 @@ impl Committer {
         let commit = sqlx::query(sql).execute(&mut self.connection);
         match tokio::time::timeout(within, commit).await {
             Ok(Ok(_)) => Ok(self),
-            Ok(Err(source)) => Err(SqlError::Query { what, source }),
+            Ok(Err(error)) => Err(SqlError::Query { what, cause: error }),
             Err(_) => Err(SqlError::Timeout { what, limit: within }),
         }
     }
 }
 
-/// Where the tablespaces of `upstream` are, over there.
+/// The tablespaces of `upstream`: their numbers, and where they are over there.
 pub(crate) async fn tablespaces(
     upstream: &Upstream,
     within: Duration,
-) -> Result<Vec<String>, SqlError> {
+) -> Result<Vec<(i64, String)>, SqlError> {
     let what = "asking the primary for its tablespaces";
     let ask = async {
         let mut connection = PgConnection::connect_with(&options(upstream)).await?;
-        let sql = "SELECT pg_tablespace_location(oid) FROM pg_tablespace \
+        let sql = "SELECT oid::int8, pg_tablespace_location(oid) FROM pg_tablespace \
                    WHERE pg_tablespace_location(oid) <> '' ORDER BY oid";
-        let places = sqlx::query_scalar(sql).fetch_all(&mut connection).await?;
+        let places = sqlx::query_as(sql).fetch_all(&mut connection).await?;
         // It has answered; how the connection ends does not matter.
         let _ = connection.close().await;
         Ok(places)

@@ -10,6 +10,7 @@ use super::session::{Session, SqlError};
 
 /// The server's own view of itself. `None` where it cannot or does not say.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, told one by one")]
 pub struct SqlStatus {
     pub in_recovery: bool,
     /// On a primary: the timeline that it writes. On a standby: the highest that the receiver, the
@@ -47,6 +48,9 @@ pub struct SqlStatus {
     pub started_at_us: i64,
     /// `recovery_min_apply_delay` is set.
     pub delayed: bool,
+    /// A standby that was started with a recovery target (`recovery_target_lsn`, …).
+    #[serde(default)]
+    pub recovery_target: bool,
     /// Where it reads its configuration.
     pub config_file: String,
     pub limits: Limits,
@@ -183,6 +187,9 @@ SELECT json_build_object(
     'started_at_us', (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::int8,
     'config_file', current_setting('config_file'),
     'delayed', current_setting('recovery_min_apply_delay') <> '0',
+    'recovery_target', standby AND current_setting('recovery_target')
+        || current_setting('recovery_target_lsn') || current_setting('recovery_target_name')
+        || current_setting('recovery_target_time') || current_setting('recovery_target_xid') <> '',
     'limits', json_build_object(
         'max_connections', current_setting('max_connections')::int,
         'max_worker_processes', current_setting('max_worker_processes')::int,

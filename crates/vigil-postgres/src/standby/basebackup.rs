@@ -69,8 +69,8 @@ pub async fn basebackup(
 
     let clone = place.dir();
     pgdata::remove_all_markers(clone)?;
-    // The source's recovery settings would win over ours.
-    pgdata::clear_standby_signal(clone)?;
+    // The source's, where it has one, is about the source.
+    durable::remove(&clone.join("recovery.signal"))?;
     pgdata::set_standby_signal(clone)?;
     durable::sync_dir(clone)?;
     let is_something = !matches!(pgdata::inspect(pgdata)?, DataDir::Missing | DataDir::Empty);

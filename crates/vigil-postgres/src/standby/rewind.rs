@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::{StandbyError, Upstream};
+use super::{StandbyError, Upstream, tablespaces};
 use crate::control;
 use crate::install::Installation;
 use crate::pgdata;
@@ -45,6 +45,7 @@ pub async fn rewind(
     if !control.data_checksums && !control.wal_log_hints {
         return Err(StandbyError::NotRewindable(pgdata.to_owned()));
     }
+    tablespaces::check_rewind(upstream, pgdata).await?;
     let mut command = install.command("pg_rewind");
     command.arg("--target-pgdata").arg(pgdata);
     command.arg(format!("--source-server={} dbname=postgres", upstream.public_conninfo()));

@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{StandbyError, Upstream};
+use crate::crc32c::crc32c;
 use crate::error::FileError;
 use crate::place;
 use crate::sql::remote;
 
-/// A copy beside an older one is made in a directory of this name, with a number, inside of the
-/// place. Postgres does not mind: it knows a tablespace by its link only.
-const BESIDE: &str = ".pgvigil-";
+/// What the names of places of our making have after the name of the place that they stand for (a
+/// directory beside it), or begin with (inside of it, where we may not write beside it). After it
+/// comes whose it is, and a number. Postgres does not mind: it knows a tablespace by its link only.
+const OURS: &str = ".pgvigil-";
 const ASK_WITHIN: Duration = Duration::from_secs(5);
 
 /// One tablespace of the upstream: where it is there, and where its copy goes here.
@@ -37,14 +39,35 @@ pub(super) async fn choose(
     upstream: &Upstream,
     pgdata: &Path,
 ) -> Result<Vec<Mapping>, StandbyError> {
-    let in_use = targets(pgdata);
+    let own = Own::of(pgdata);
     let mut mappings = Vec::new();
-    for there in remote::tablespaces(upstream, ASK_WITHIN).await? {
+    for (_, there) in remote::tablespaces(upstream, ASK_WITHIN).await? {
         let there = PathBuf::from(there);
-        let here = place_for(&there, &in_use)?;
+        let here = own.place_for(&there)?;
         mappings.push(Mapping { there, here });
     }
     Ok(mappings)
+}
+
+/// A rewind removes what the source does not have, also below the links of tablespaces, and makes
+/// the links that are missing as the source has them. On a machine with several nodes either may
+/// be the place of another one; a copy ([`choose`]) keeps away from those.
+pub(super) async fn check_rewind(upstream: &Upstream, pgdata: &Path) -> Result<(), StandbyError> {
+    let own = Own::of(pgdata);
+    for place in &own.in_use {
+        let entries = fs::read_dir(place).into_iter().flatten().flatten();
+        if entries.map(|e| e.path()).any(|path| name_of(&path).starts_with(OURS)) {
+            return Err(StandbyError::SharedPlace(place.clone()));
+        }
+    }
+    for (oid, there) in remote::tablespaces(upstream, ASK_WITHIN).await? {
+        let there = PathBuf::from(there);
+        let is_known = pgdata.join("pg_tblspc").join(oid.to_string()).exists();
+        if !is_known && !is_free(&there) {
+            return Err(StandbyError::SharedPlace(there));
+        }
+    }
+    Ok(())
 }
 
 /// The places that the tablespaces of a data directory have.
@@ -56,7 +79,7 @@ pub(super) fn targets(pgdata: &Path) -> BTreeSet<PathBuf> {
 /// Empties the places of a copy that has been replaced, those of its successor excepted.
 pub(super) fn clear(old: &BTreeSet<PathBuf>, new: &BTreeSet<PathBuf>) -> Result<(), FileError> {
     for place in old.difference(new) {
-        if is_beside(place) {
+        if is_ours(place) {
             place::remove_tree(place)?;
             continue;
         }
@@ -68,28 +91,82 @@ pub(super) fn clear(old: &BTreeSet<PathBuf>, new: &BTreeSet<PathBuf>) -> Result<
     Ok(())
 }
 
-fn place_for(there: &Path, in_use: &BTreeSet<PathBuf>) -> Result<PathBuf, FileError> {
-    let base = if is_beside(there) { crate::durable::parent(there) } else { there };
-    let is_free = |path: &Path| fs::read_dir(path).is_ok_and(|mut d| d.next().is_none());
-    if !base.exists() || is_free(base) && !in_use.contains(base) {
-        return Ok(base.to_owned());
-    }
-    // What a copy that was broken off has left.
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        if is_beside(&entry.path()) && !in_use.contains(&entry.path()) {
-            place::remove_tree(&entry.path())?;
-        }
-    }
-    let numbered = |n: u32| base.join(format!("{BESIDE}{n}"));
-    let mut n = 1;
-    while numbered(n).exists() {
-        n += 1;
-    }
-    Ok(numbered(n))
+/// The data directory that a copy is for.
+struct Own {
+    /// The places of its tablespaces.
+    in_use: BTreeSet<PathBuf>,
+    /// Begins the numbers of places that were made for it, so that no other node's on this machine
+    /// are taken for what a broken-off copy has left.
+    tag: String,
 }
 
-fn is_beside(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(BESIDE.as_bytes()))
+impl Own {
+    fn of(pgdata: &Path) -> Self {
+        let path = fs::canonicalize(pgdata).unwrap_or_else(|_| pgdata.to_owned());
+        let tag = format!("{:08x}-", crc32c(path.as_os_str().as_encoded_bytes()));
+        Own { in_use: targets(pgdata), tag }
+    }
+
+    fn place_for(&self, there: &Path) -> Result<PathBuf, FileError> {
+        let base = base_of(there);
+        if is_free(&base) && !self.in_use.contains(&base) {
+            return Ok(base);
+        }
+        self.remove_leftovers(&base)?;
+        let dir = crate::durable::parent(&base);
+        let beside = rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok();
+        let numbered = |n: u32| {
+            let suffix = format!("{OURS}{}{n}", self.tag);
+            if beside {
+                base.with_file_name(format!("{}{suffix}", name_of(&base)))
+            } else {
+                base.join(suffix)
+            }
+        };
+        let mut n = 1;
+        while numbered(n).exists() {
+            n += 1;
+        }
+        Ok(numbered(n))
+    }
+
+    /// Of copies for this very directory that came to nothing.
+    fn remove_leftovers(&self, base: &Path) -> Result<(), FileError> {
+        let inside = fs::read_dir(base).into_iter().flatten().flatten();
+        let beside = fs::read_dir(crate::durable::parent(base)).into_iter().flatten().flatten();
+        let (inner, outer) =
+            (format!("{OURS}{}", self.tag), format!("{}{OURS}{}", name_of(base), self.tag));
+        for path in inside.chain(beside).map(|entry| entry.path()) {
+            let name = name_of(&path);
+            let ours = name.starts_with(&inner) || name.starts_with(&outer);
+            if ours && !self.in_use.contains(&path) {
+                place::remove_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The place that one of our making stands for.
+fn base_of(place: &Path) -> PathBuf {
+    let name = name_of(place);
+    match name.find(OURS) {
+        Some(0) => crate::durable::parent(place).to_owned(),
+        Some(at) => place.with_file_name(&name[..at]),
+        None => place.to_owned(),
+    }
+}
+
+fn is_free(path: &Path) -> bool {
+    !path.exists() || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+fn is_ours(place: &Path) -> bool {
+    base_of(place) != place
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// `PG_15_202209061`: what a server makes in a tablespace's place.
@@ -106,24 +183,38 @@ mod tests {
     fn a_copy_never_goes_where_another_one_is() {
         let dir = TempDir::new();
         let base = dir.path().join("ts");
-        let none = BTreeSet::new();
-        assert_eq!(place_for(&base, &none).unwrap(), base, "it will be made");
+        let (mut one, mut other) = (Own::of(Path::new("/data/n1")), Own::of(Path::new("/data/n2")));
+        assert_eq!(one.place_for(&base).unwrap(), base, "it will be made");
         fs::create_dir(&base).unwrap();
-        assert_eq!(place_for(&base, &none).unwrap(), base);
+        assert_eq!(one.place_for(&base).unwrap(), base);
         fs::create_dir(base.join("PG_15_1")).unwrap();
-        let first = place_for(&base, &none).unwrap();
-        assert_eq!(first, base.join(".pgvigil-1"));
-        fs::create_dir(&first).unwrap();
-        let used = BTreeSet::from([first.clone()]);
+        one.in_use.insert(base.clone());
+        let first = other.place_for(&base).unwrap();
+        assert_eq!(first.parent(), base.parent(), "not in the other node's: a rewind empties that");
+        fs::create_dir_all(first.join("PG_15_1")).unwrap();
+        other.in_use.insert(first.clone());
         // The same whichever of both the upstream has.
-        let second = place_for(&first, &used).unwrap();
-        assert_eq!(second, base.join(".pgvigil-2"));
-        assert_eq!(place_for(&base, &none).unwrap(), first, "nobody's: made anew");
-        fs::create_dir_all(&first).unwrap();
+        let second = other.place_for(&first).unwrap();
+        assert_eq!(base_of(&second), base);
+        assert_ne!(second, first);
         fs::create_dir_all(&second).unwrap();
-        clear(&BTreeSet::from([base.clone(), first.clone()]), &BTreeSet::from([second.clone()]))
-            .unwrap();
-        assert!(!base.join("PG_15_1").exists() && !first.exists() && second.exists());
+        let again = other.place_for(&first).unwrap();
+        assert_eq!(again, second, "what was broken off is made anew");
+        assert!(!second.exists());
+        let third = one.place_for(&first).unwrap();
+        assert!(third != first && first.exists(), "not ours to remove");
+        fs::create_dir_all(&second).unwrap();
+        clear(&other.in_use, &BTreeSet::from([second.clone()])).unwrap();
+        assert!(base.join("PG_15_1").exists() && !first.exists() && second.exists());
+        clear(&one.in_use, &BTreeSet::from([third])).unwrap();
+        assert!(!base.join("PG_15_1").exists() && base.exists());
+    }
+
+    #[test]
+    fn a_place_inside_of_another_is_known_too() {
+        assert_eq!(base_of(Path::new("/x/ts/.pgvigil-1")), Path::new("/x/ts"));
+        assert_eq!(base_of(Path::new("/x/ts.pgvigil-00ff00ff-1")), Path::new("/x/ts"));
+        assert_eq!(base_of(Path::new("/x/ts")), Path::new("/x/ts"));
     }
 
     #[test]

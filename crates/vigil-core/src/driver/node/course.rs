@@ -7,6 +7,7 @@ use super::{LEAVE_ALONE_MS, LEAVE_MS, NodeDriver, NodeOutput, Retry, Running};
 use crate::ids::{NodeId, Now};
 use crate::message::Goal;
 use crate::node::observed::{Observed, ServerView, UpView};
+use crate::node::record::Replacing;
 use crate::node::step::{Step, StepDone};
 use crate::node::{Next, fence, pledge};
 use crate::rule::{Pledge, SyncRule};
@@ -68,6 +69,10 @@ impl NodeDriver {
                 }
             }
             StepDone::Created { system_id } => record.system_id = Some(*system_id),
+            StepDone::CutOff => {
+                record.replacing = Some(Replacing::Clone);
+                record.promoting = false;
+            }
             StepDone::Plain => {}
         }
         if record != self.record {
