@@ -17,7 +17,7 @@ use vigil_core::rule::{NOBODY, SyncRule};
 use vigil_postgres::conf::{self, ManagedConf};
 use vigil_postgres::hba::HbaPlan;
 use vigil_postgres::process::{Postmaster, ProcessError};
-use vigil_postgres::sql::RoleState;
+use vigil_postgres::sql::{Refusal, RoleState};
 use vigil_postgres::standby::Upstream;
 use vigil_postgres::{Installation, Session, Target, process};
 
@@ -230,12 +230,17 @@ impl Local {
             .map_err(|_| anyhow!("no connection"))
     }
 
-    /// A connection of its own, for what takes long.
+    /// A connection of its own, for what takes long; `None`: clients hold all of them, and the kept
+    /// one has to do.
     ///
     /// # Errors
     /// The server does not take connections.
-    pub async fn fresh(&self) -> Result<Session> {
-        Ok(Session::connect(&self.target(), CONNECT).await?)
+    pub async fn fresh_unless_full(&self) -> Result<Option<Session>> {
+        match Session::connect(&self.target(), CONNECT).await {
+            Ok(session) => Ok(Some(session)),
+            Err(error) if error.refusal() == Some(Refusal::Full) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The one place where our settings come from.

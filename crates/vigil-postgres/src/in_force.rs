@@ -1,18 +1,23 @@
 //! Putting a sync rule in force, and proving it: by an LSN, because every SHOW may lie.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::{Instant, sleep};
 use vigil_core::wal::Lsn;
 
-use crate::conf::ManagedConf;
+use crate::conf::{self, ManagedConf};
+use crate::durable;
 use crate::error::FileError;
 use crate::process::{Postmaster, ProcessError};
-use crate::sql::{Session, SqlError, Target};
+use crate::sql::{Refusal, Session, SqlError, Target};
 
 /// A name that no standby has: commits wait for it for ever.
 pub const NOBODY: &str = "pgvigil_nobody";
+
+/// A setting without any effect, by which one reload is told from another.
+const MARK: &str = "pgvigil.reload";
 
 /// A change of `synchronous_standby_names`.
 #[derive(Debug, Clone)]
@@ -47,12 +52,25 @@ pub enum InForceError {
 /// Coming from an empty value takes a detour: the checkpointer alone switches sync waits on, and
 /// as long as it is busy commits are acknowledged alone although every SHOW says otherwise. So
 /// first a name that nobody has, until a probe commit is seen to wait; then the members.
+///
+/// Where clients hold all connections `kept`, a session that was there before, has to do; all but
+/// that detour can be seen with it.
 pub async fn put_names_in_force(
     change: &NamesChange<'_>,
+    kept: &mut Session,
     within: Duration,
 ) -> Result<Option<Lsn>, InForceError> {
     let clock = Clock { end: Instant::now() + within, limit: within };
-    let mut session = Session::connect(change.target, clock.left()).await?;
+    let mut first = match Session::connect(change.target, clock.left()).await {
+        Ok(session) => Some(session),
+        Err(error) if error.refusal() == Some(Refusal::Full) => {
+            let now = conf::read_raw(change.pgdata)?;
+            reload_until_kept_sees(change.pgdata, change.postmaster, &now, kept, &clock).await?;
+            None
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let session = first.as_mut().unwrap_or(&mut *kept);
     let standby = session.in_recovery(clock.left()).await?;
     let old = session.show("synchronous_standby_names", clock.left()).await?;
     let new = change.conf.synchronous_standby_names.as_str();
@@ -61,13 +79,21 @@ pub async fn put_names_in_force(
         let nobody =
             ManagedConf { synchronous_standby_names: NOBODY.to_owned(), ..change.conf.clone() };
         reload_until_seen(change, &nobody, &clock).await?;
-        see_a_commit_wait(change.target, &mut session, &clock).await?;
+        see_a_commit_wait(change.target, session, &clock).await?;
     }
-    let mut fresh = reload_until_seen(change, change.conf, &clock).await?;
+    let mut fresh = match reload_until_seen(change, change.conf, &clock).await {
+        Err(InForceError::Sql(error)) if error.refusal() == Some(Refusal::Full) => {
+            let text = change.conf.render();
+            reload_until_kept_sees(change.pgdata, change.postmaster, &text, kept, &clock).await?;
+            None
+        }
+        fresh => Some(fresh?),
+    };
     if standby {
         return Ok(None);
     }
-    wait_removed(&mut fresh, change.removed, &clock).await?;
+    let fresh = fresh.as_mut().unwrap_or(kept);
+    wait_removed(fresh, change.removed, &clock).await?;
     let lsn = fresh.insert_lsn(clock.left()).await?;
     // Flushes past that LSN, and wakes commits that the new rule lets go: walsenders look at them
     // only at a standby's next reply, seconds later on an idle server.
@@ -96,6 +122,49 @@ async fn reload_until_seen(
         })?;
         sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// For a server on which no new connection is free: makes `text` the managed file, reloads, and
+/// returns when every process of the server has been signalled to read it.
+///
+/// That `kept` itself has read it proves nothing of the others: it may have been signalled first.
+/// But the postmaster does one reload after the other. So there is a second one, with a mark that
+/// is new, and when `kept` sees this the first is over.
+pub async fn reload_seen_by_kept(
+    pgdata: &Path,
+    postmaster: &Postmaster,
+    text: &str,
+    kept: &mut Session,
+    within: Duration,
+) -> Result<(), InForceError> {
+    let clock = Clock { end: Instant::now() + within, limit: within };
+    reload_until_kept_sees(pgdata, postmaster, text, kept, &clock).await
+}
+
+async fn reload_until_kept_sees(
+    pgdata: &Path,
+    postmaster: &Postmaster,
+    text: &str,
+    kept: &mut Session,
+    clock: &Clock,
+) -> Result<(), InForceError> {
+    static MARKS: AtomicU64 = AtomicU64::new(0);
+    let file = pgdata.join(conf::FILE);
+    let without: String =
+        text.lines().filter(|l| !l.starts_with(MARK)).flat_map(|l| [l, "\n"]).collect();
+    for _ in 0..2 {
+        // New also after a restart of this program.
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let mark = format!("{} {}", now.as_nanos(), MARKS.fetch_add(1, Ordering::Relaxed));
+        durable::write_if_changed(&file, format!("{without}{MARK} = '{mark}'\n").as_bytes())?;
+        postmaster.reload()?;
+        while kept.show_if_known(MARK, clock.left()).await?.as_ref() != Some(&mark) {
+            clock.check(|| "the kept session does not see the reload".to_owned())?;
+            sleep(Duration::from_millis(2)).await;
+        }
+    }
+    durable::write_if_changed(&file, without.as_bytes())?;
+    Ok(())
 }
 
 /// Commits probes until one is seen to wait for a standby. It is then terminated, never cancelled:

@@ -8,7 +8,7 @@ use vigil_core::event::EventKind;
 use vigil_core::node::step::StepDone;
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
-use vigil_postgres::in_force::{NamesChange, put_names_in_force};
+use vigil_postgres::in_force::{NamesChange, put_names_in_force, reload_seen_by_kept};
 use vigil_postgres::process::{self, Postmaster};
 use vigil_postgres::{Session, WalTail, pgdata};
 
@@ -29,10 +29,17 @@ impl Executor {
         // In force before it can accept a write; meanwhile the way to the timeline is made.
         let (session, tail) =
             tokio::join!(self.names_on_standby(&postmaster, rule), self.stubs_up_to(tli));
-        let (mut session, tail) = (session?, tail?);
+        let (mut fresh, tail) = (session?, tail?);
+        let mut kept;
+        let session = if let Some(session) = &mut fresh {
+            session
+        } else {
+            kept = local.work().await?;
+            &mut *kept
+        };
         local.forget_role();
         process::promote(&local.pgdata, &postmaster)?;
-        self.wait_writable(&mut session).await?;
+        self.wait_writable(session).await?;
         if let Some(done) = self.stop_if_cut_off(&tail, tli).await? {
             return Ok(done);
         }
@@ -81,18 +88,28 @@ impl Executor {
     }
 
     /// A standby's names were never empty, so that a reload is all it takes. A fresh session that
-    /// shows them proves it: it was forked after all other processes had been signalled.
-    async fn names_on_standby(&self, postmaster: &Postmaster, rule: &SyncRule) -> Result<Session> {
+    /// shows them proves it: it was forked after all other processes had been signalled. `None`:
+    /// all connections are in use, and the kept one has seen it.
+    async fn names_on_standby(
+        &self,
+        postmaster: &Postmaster,
+        rule: &SyncRule,
+    ) -> Result<Option<Session>> {
         let local = &self.local;
         let conf = local.write_conf(&self.record, Role::Primary(rule))?;
-        let wanted = conf.synchronous_standby_names;
+        let wanted = &conf.synchronous_standby_names;
         postmaster.reload()?;
         let end = Instant::now() + NAMES_WITHIN;
         loop {
-            let mut fresh = local.fresh().await?;
+            let Some(mut fresh) = local.fresh_unless_full().await? else {
+                let (pgdata, text) = (&local.pgdata, conf.render());
+                let mut kept = local.work().await?;
+                reload_seen_by_kept(pgdata, postmaster, &text, &mut kept, NAMES_WITHIN).await?;
+                return Ok(None);
+            };
             let shown = fresh.show("synchronous_standby_names", QUERY).await?;
-            if shown == wanted {
-                return Ok(fresh);
+            if shown == *wanted {
+                return Ok(Some(fresh));
             }
             if Instant::now() >= end {
                 bail!("synchronous_standby_names stays `{shown}`, `{wanted}` is ordered");
@@ -145,7 +162,8 @@ impl Executor {
             // Who set the names before this keeper came is not known.
             always_prove: !local.has_proved(&postmaster),
         };
-        let from = put_names_in_force(&change, NAMES_WITHIN).await?;
+        let mut kept = local.work().await?;
+        let from = put_names_in_force(&change, &mut kept, NAMES_WITHIN).await?;
         let from = from.context("the server is a standby")?;
         local.set_proved(&postmaster);
         tracing::info!(
@@ -155,15 +173,17 @@ impl Executor {
     }
 
     pub(super) async fn prepare_handover(&self) -> Result<StepDone> {
-        let mut session = self.local.fresh().await?;
         for _ in 0..2 {
-            session.checkpoint(CHECKPOINT_WITHIN).await?;
+            self.checkpoint().await?;
         }
         Ok(StepDone::Plain)
     }
 
     pub(super) async fn checkpoint(&self) -> Result<StepDone> {
-        self.local.fresh().await?.checkpoint(CHECKPOINT_WITHIN).await?;
+        match self.local.fresh_unless_full().await? {
+            Some(mut session) => session.checkpoint(CHECKPOINT_WITHIN).await?,
+            None => self.local.work().await?.checkpoint(CHECKPOINT_WITHIN).await?,
+        }
         Ok(StepDone::Plain)
     }
 }

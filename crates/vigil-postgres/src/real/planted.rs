@@ -59,6 +59,8 @@ async fn nothing_planted_is_run_with_our_rights() {
     let mut admin = client(&server, "postgres", "postgres").await;
     run(&mut admin, "CREATE ROLE app LOGIN; GRANT CREATE ON SCHEMA public TO app").await;
     run(&mut admin, "CREATE ROLE owner LOGIN; ALTER DATABASE postgres OWNER TO owner").await;
+    // As it was up to 14, and is wherever somebody wants it so.
+    run(&mut admin, "ALTER ROLE postgres SET search_path = public, pg_catalog").await;
 
     let mut app = client(&server, "app", "postgres").await;
     let sprung = "BEGIN EXECUTE 'ALTER ROLE app SUPERUSER'; RETURN NULL; END";
@@ -112,50 +114,39 @@ async fn nothing_planted_is_run_with_our_rights() {
     run(&mut app, "CREATE CAST (public.trap AS text) WITH FUNCTION public.trap_text(public.trap)")
         .await;
     run(&mut app, plant("spring()", "text")).await;
+    no_rights_gained(&server, "functions, operators, casts").await;
     for view in ["pg_stat_activity", "pg_roles", "pg_authid", "pg_stat_replication", "pg_settings"]
     {
-        run(&mut app, format!("CREATE VIEW public.{view} AS SELECT public.spring() AS rolname"))
-            .await;
-        run(&mut app, format!("CREATE TEMP VIEW {view} AS SELECT public.spring() AS rolname"))
-            .await;
+        for kind in ["VIEW public.", "TEMP VIEW "] {
+            let sql = format!("CREATE {kind}{view} AS SELECT public.spring() AS rolname");
+            run(&mut app, sql).await;
+        }
     }
+    no_rights_gained(&server, "views").await;
     // A superuser's event trigger whose function is somebody else's.
-    run(
-        &mut app,
-        "CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS \
-                   $$ BEGIN EXECUTE 'ALTER ROLE app SUPERUSER'; END $$",
-    )
-    .await;
-    run(
-        &mut admin,
-        "CREATE EVENT TRIGGER watch ON ddl_command_start \
-                     EXECUTE FUNCTION public.watch()",
-    )
-    .await;
-    // What an owner may set for a database, and anybody for a role of theirs.
+    let watch = "CREATE FUNCTION public.watch() RETURNS event_trigger LANGUAGE plpgsql AS \
+                 $$ BEGIN EXECUTE 'ALTER ROLE app SUPERUSER'; END $$";
+    run(&mut app, watch).await;
+    let trigger = "CREATE EVENT TRIGGER watch ON ddl_command_start EXECUTE FUNCTION public.watch()";
+    // Rights on functions are granted anew.
+    run(&mut admin, "DROP OWNED BY repl; DROP ROLE repl").await;
+    run(&mut admin, trigger).await;
+    no_rights_gained(&server, "event triggers").await;
+    // What an owner may set for a database.
     let mut owner = client(&server, "owner", "postgres").await;
-    run(
-        &mut owner,
-        "ALTER DATABASE postgres SET search_path = public, pg_catalog; \
-                     ALTER DATABASE postgres SET role = 'owner'",
-    )
-    .await;
-    run(
-        &mut admin,
-        "ALTER ROLE postgres SET search_path = public, pg_catalog; \
-                     ALTER ROLE ALL SET search_path = public, pg_catalog",
-    )
-    .await;
+    for (name, value) in [("search_path", "public, pg_catalog"), ("role", "owner")] {
+        run(&mut owner, format!("ALTER DATABASE postgres SET {name} = {value}")).await;
+    }
+    no_rights_gained(&server, "settings").await;
+}
 
-    housekeeping(&server).await;
-    let mut admin = client(&server, "postgres", "template1").await;
-    let superusers: Vec<String> = sqlx::query_scalar(
-        "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolsuper ORDER BY 1",
-    )
-    .fetch_all(&mut admin)
-    .await
-    .unwrap();
-    assert_eq!(superusers, ["postgres"]);
+async fn no_rights_gained(server: &Server, by: &str) {
+    housekeeping(server).await;
+    // Where none of it is.
+    let mut admin = client(server, "postgres", "template1").await;
+    let sql = "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolsuper";
+    let superusers: Vec<String> = sqlx::query_scalar(sql).fetch_all(&mut admin).await.unwrap();
+    assert_eq!(superusers, ["postgres"], "by {by}");
 }
 
 /// Each of them breaks something for a session that takes what it finds.

@@ -223,6 +223,18 @@ impl Session {
         .await
     }
 
+    /// The same for one that the server may not know.
+    pub(crate) async fn show_if_known(
+        &mut self,
+        name: &str,
+        within: Duration,
+    ) -> Result<Option<String>, SqlError> {
+        self.run("reading a setting", within, async |conn| {
+            sqlx::query_scalar("SELECT current_setting($1, true)").bind(name).fetch_one(conn).await
+        })
+        .await
+    }
+
     /// Runs statements that the program knows beforehand, for their effect.
     pub async fn execute(&mut self, sql: &'static str, within: Duration) -> Result<(), SqlError> {
         self.run(sql, within, async |conn| sqlx::raw_sql(sql).execute(conn).await.map(|_| ())).await

@@ -151,7 +151,9 @@ impl Server {
             removed: &[],
             always_prove,
         };
-        in_force::put_names_in_force(&change, LONG).await.expect("names in force");
+        let mut kept = Session::connect(&self.target, LONG).await.expect("a session");
+        let put = in_force::put_names_in_force(&change, &mut kept, LONG);
+        put.await.expect("names in force");
     }
 
     /// Replay waits before the next commit that it finds after a start.
