@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::harness::{Lab, Part, all_of_it, fingerprint, millis, postgres_bin, run, secs};
+use crate::harness::{Lab, Part, all_of_it, fingerprint, is_root, millis, postgres_bin, run, secs};
 
 /// Puts `lines` before everything else in a node's `postgresql.conf`.
 fn put_first(lab: &Lab, node: &str, lines: &str) {
@@ -181,4 +181,60 @@ fn a_rewind_leaves_the_tablespaces_of_other_nodes_alone() {
         writers.wait_until_steady();
         writers.verify_everywhere(&lab);
     }
+}
+
+/// What a user has put into a node's directory is the node's: its own settings, access rules, keys,
+/// WAL on another volume, a directory that is a mount point.
+#[test]
+fn a_rewind_and_a_copy_keep_what_is_the_nodes_own() {
+    let mut lab = Lab::builder().nodes(2).heartbeat(millis(250)).limit(secs(240)).prepare();
+    let (data1, data2) = (lab.data_dir("node1"), lab.data_dir("node2"));
+    if is_root() {
+        // Over itself: on one file system only the kernel knows that it is a mount point.
+        assert_eq!(lab.mount("node2", &data2), data2);
+    }
+    lab.start("monitor");
+    lab.start("node1");
+    lab.wait_until_so_many_are_whole(1, secs(60));
+    lab.start("node2");
+    lab.wait_until_so_many_are_whole(2, secs(60));
+    lab.sql("node1", "create table acks (writer int, seq bigint, primary key (writer, seq))")
+        .unwrap();
+    let writers = lab.writers(2);
+    writers.wait_until_steady();
+
+    // node1's user makes it their own, and it is the primary that crashes.
+    let volume = data1.with_file_name("volume");
+    lab.stop("node1", Part::All);
+    lab.wait_for("node2 takes over", secs(20), |s| s.primary() == Some("node2"));
+    fs::rename(data1.join("pg_wal"), &volume).unwrap();
+    std::os::unix::fs::symlink(&volume, data1.join("pg_wal")).unwrap();
+    let conf = data1.with_file_name("own.conf");
+    fs::rename(data1.join("postgresql.conf"), &conf).unwrap();
+    std::os::unix::fs::symlink(&conf, data1.join("postgresql.conf")).unwrap();
+    let old = fs::read_to_string(&conf).unwrap();
+    fs::write(&conf, format!("work_mem = '33MB'\n{old}")).unwrap();
+    let hba = data1.join("pg_hba.conf");
+    let old = fs::read_to_string(&hba).unwrap();
+    fs::write(&hba, format!("{old}host all own 192.0.2.1/32 reject\n")).unwrap();
+    touch(&lab, "node1", "server.key");
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    lab.change(&["perform-switchover", "--to", "node1"]);
+    lab.wait_until_whole(secs(60));
+    writers.wait_until_steady();
+    lab.kill("node1", Part::All);
+    lab.wait_for("node2 takes over", secs(20), |s| s.primary() == Some("node2"));
+    writers.wait_for_writes(secs(20));
+    lab.start("node1");
+    lab.wait_until_whole(secs(60));
+    assert_eq!(lab.value("node1", "show work_mem").as_deref(), Some("33MB"));
+    assert_ne!(lab.value("node2", "show work_mem").as_deref(), Some("33MB"));
+    assert!(fs::read_to_string(&hba).unwrap().contains("host all own 192.0.2.1/32"));
+    assert_eq!(fs::read_link(data1.join("pg_wal")).unwrap(), volume);
+    assert_eq!(fs::read_link(data1.join("postgresql.conf")).unwrap(), conf);
+    assert!(data1.join("server.key").exists());
+    writers.wait_until_steady();
+    writers.verify_everywhere(&lab);
 }

@@ -26,6 +26,7 @@ pub mod hba;
 mod history;
 pub mod in_force;
 pub mod install;
+mod mounts;
 pub mod pgdata;
 mod pidfile;
 mod place;

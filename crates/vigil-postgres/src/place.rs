@@ -2,13 +2,22 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, RenameFlags};
 
 use crate::durable;
 use crate::error::{At, FileError};
+use crate::mounts;
+
+/// The mode of a data directory that a group may read; but for 0700 no other is allowed.
+const GROUP_MODE: u32 = 0o750;
+/// Where the WAL of a copy is made when it belongs on another volume: a directory in the old one.
+pub(crate) const WAL: &str = ".pgvigil-wal";
+/// Directories that may be mount points inside of a data directory and hold nothing of the cluster:
+/// they stay as they are.
+const NO_DATA: [&str; 4] = ["log", "pg_log", "pg_stat_tmp", "lost+found"];
 
 /// A directory under construction for `pgdata`.
 pub(crate) enum Place {
@@ -28,10 +37,21 @@ impl Place {
         // A link is kept: what it names may be another file system.
         let is_link = fs::symlink_metadata(&pgdata).is_ok_and(|m| m.file_type().is_symlink());
         let parent = durable::parent(&pgdata);
-        let is_mount = match (fs::metadata(&pgdata), fs::metadata(parent)) {
+        let is_other_device = match (fs::metadata(&pgdata), fs::metadata(parent)) {
             (Ok(own), Ok(above)) => own.dev() != above.dev(),
             _ => false,
         };
+        // What is mounted inside would go with the old directory.
+        let inside = mounts::mounts_below(&pgdata);
+        let may_be_mounted = |name: &Path| NO_DATA.iter().any(|n| name.starts_with(n));
+        if let Some(name) = inside
+            .iter()
+            .find(|name| *name != Path::new("pg_wal") && is_servers(name) && !may_be_mounted(name))
+        {
+            let busy = io::Error::from(io::ErrorKind::ResourceBusy);
+            return Err(busy).at("replace the mount point", &pgdata.join(name));
+        }
+        let is_mount = is_other_device || mounts::is_mount_point(&pgdata) || !inside.is_empty();
         let may_write = rustix::fs::access(parent, rustix::fs::Access::WRITE_OK).is_ok();
         if is_link || is_mount || (!may_write && pgdata.exists()) {
             return Ok(Place::Inside { dir: pgdata.join(format!(".pgvigil-{suffix}")), pgdata });
@@ -66,7 +86,14 @@ impl Place {
 
 fn move_in_beside(dir: &Path, pgdata: &Path, keep_at: Option<&Path>) -> Result<(), FileError> {
     if pgdata.exists() {
+        use rustix::io::Errno;
         let swapped = rustix::fs::renameat_with(CWD, dir, CWD, pgdata, RenameFlags::EXCHANGE);
+        if let Err(e) = swapped
+            && !matches!(e, Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP)
+        {
+            // Nothing was touched. The other way would fail too, half-way.
+            return Err(e).at("replace", pgdata);
+        }
         if swapped.is_ok() {
             durable::sync_dir(durable::parent(pgdata))?;
             // Now `dir` is the old one.
@@ -93,8 +120,13 @@ fn move_in_inside(dir: &Path, pgdata: &Path, keep_at: Option<&Path>) -> Result<(
         // `.pgvigil…`: what is under construction, and old data directories that were kept.
         name == "lost+found" || is_ours(name) || is_identity(name)
     };
+    let mounted = mounts::mounts_below(pgdata);
+    let mounted = |name: &std::ffi::OsStr| mounted.iter().any(|mount| mount.starts_with(name));
     let retire = |name: &std::ffi::OsStr| -> Result<(), FileError> {
         let path = pgdata.join(name);
+        if mounted(name) {
+            return if name == "pg_wal" { retire_wal(&path, keep_at) } else { Ok(()) };
+        }
         match keep_at {
             Some(old) => fs::rename(&path, old.join(name)).at("move aside", &path),
             None => remove_tree(&path),
@@ -113,13 +145,89 @@ fn move_in_inside(dir: &Path, pgdata: &Path, keep_at: Option<&Path>) -> Result<(
         }
     }
     for name in names(dir)?.iter().filter(|name| !is_identity(name)) {
+        if mounted(name) {
+            if name == "pg_wal" {
+                move_up_wal(&pgdata.join(name))?;
+            }
+            continue;
+        }
         fs::rename(dir.join(name), pgdata.join(name)).at("move up", &dir.join(name))?;
+    }
+    // A mount point has often been made by somebody who did not know that.
+    let mode = fs::metadata(pgdata).at("look at", pgdata)?.permissions().mode() & 0o777;
+    if mode != 0o700 && mode != GROUP_MODE {
+        let only_ours = fs::Permissions::from_mode(0o700);
+        fs::set_permissions(pgdata, only_ours).at("change mode of", pgdata)?;
     }
     durable::sync_dir(pgdata)?;
     let version = dir.join("PG_VERSION");
     fs::rename(&version, pgdata.join("PG_VERSION")).at("move up", &version)?;
     durable::sync_dir(pgdata)?;
     remove_tree(dir)
+}
+
+/// The old WAL below a mount point, but not the new one that waits there.
+fn retire_wal(dir: &Path, keep_at: Option<&Path>) -> Result<(), FileError> {
+    for name in names(dir)? {
+        if is_ours(&name) || name == "lost+found" {
+            continue;
+        }
+        let path = dir.join(&name);
+        match keep_at {
+            // Another file system, so it stays in a directory of its own here.
+            Some(old) => {
+                let mut aside = std::ffi::OsString::from(".pgvigil-");
+                aside.push(old.file_name().unwrap_or_default());
+                let aside = dir.join(aside);
+                fs::create_dir_all(&aside).at("create", &aside)?;
+                fs::rename(&path, aside.join(&name)).at("move aside", &path)?;
+            }
+            None => remove_tree(&path)?,
+        }
+    }
+    Ok(())
+}
+
+fn move_up_wal(dir: &Path) -> Result<(), FileError> {
+    let new = dir.join(WAL);
+    for name in names(&new)? {
+        fs::rename(new.join(&name), dir.join(&name)).at("move up", &new.join(&name))?;
+    }
+    durable::sync_dir(dir)?;
+    remove_tree(&new)
+}
+
+/// Whether a name in a data directory is one of the server's own directories.
+fn is_servers(name: &Path) -> bool {
+    let text = name.to_string_lossy();
+    text.starts_with("pg_") || text.starts_with("base") || text.starts_with("global")
+}
+
+/// Gives a new data directory the mode that the old one has: 0700, or 0750 with all files readable
+/// for the group.
+pub(crate) fn take_mode(dir: &Path, old: &Path) -> Result<(), FileError> {
+    let Ok(meta) = fs::metadata(old) else { return Ok(()) };
+    let mode = meta.permissions().mode();
+    if mode & 0o777 == GROUP_MODE { open_to_group(dir) } else { Ok(()) }
+}
+
+fn open_to_group(path: &Path) -> Result<(), FileError> {
+    let meta = fs::symlink_metadata(path).at("look at", path)?;
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    let mode = meta.permissions().mode() & 0o7777;
+    let wanted = mode | if meta.is_dir() { 0o050 } else { 0o040 };
+    if wanted != mode {
+        let wanted = fs::Permissions::from_mode(wanted);
+        fs::set_permissions(path, wanted).at("change mode of", path)?;
+    }
+    if meta.is_dir() {
+        for name in names(path)? {
+            open_to_group(&path.join(name))?;
+        }
+    }
+    Ok(())
 }
 
 /// A path beside (or, on a mount point, inside) `pgdata` that is free: `<pgdata>.old-1`, `-2`, ….

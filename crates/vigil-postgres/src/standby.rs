@@ -2,12 +2,15 @@
 
 mod basebackup;
 mod kept_wal;
+mod own_files;
 mod rewind;
 mod tablespaces;
 mod upstream;
+mod wal_dir;
 
-pub use basebackup::{Cloned, OldData, basebackup};
+pub use basebackup::{Cloned, OldData, basebackup, basebackup_with};
 pub use kept_wal::{KeptWal, keep_wal};
+pub use own_files::{copy_own_files, put_own_files_aside};
 pub use rewind::{Rewound, recover_to_clean, rewind};
 pub use upstream::Upstream;
 

@@ -36,6 +36,8 @@ impl Executor {
         // Before the recovery, which writes to the same files.
         self.keep_wal(fork).await?;
         self.make_clean().await?;
+        let aside = self.own_files_aside();
+        self.tell_left_out(&standby::put_own_files_aside(&local.pgdata, &aside)?);
         let upstream = self.tool_upstream(primary)?;
         let patience = Patience::new();
         let rewound = loop {
@@ -51,8 +53,37 @@ impl Executor {
             bail!("pg_rewind found nothing to do, but the timelines differ");
         }
         pgdata::set_standby_signal(&local.pgdata)?;
+        standby::copy_own_files(&aside, &local.pgdata)?;
         local.write_before_start(&self.record, Role::Detached)?;
+        self.forget_own_files_aside();
         Ok(StepDone::Plain)
+    }
+
+    /// Where the node's own files are during a rewind.
+    fn own_files_aside(&self) -> PathBuf {
+        self.local.state.path().join("own-files")
+    }
+
+    /// The data directory has them.
+    pub(super) fn forget_own_files_aside(&self) {
+        let aside = self.own_files_aside();
+        match fs::remove_dir_all(&aside) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(dir = %aside.display(), %error, "cannot remove");
+            }
+            _ => {}
+        }
+    }
+
+    fn tell_left_out(&self, names: &[String]) {
+        if !names.is_empty() {
+            let text = format!(
+                "not kept in the data directory of {}, which is made anew: {}",
+                self.record.name,
+                names.join(", ")
+            );
+            self.local.notice(EventKind::Setting, text);
+        }
     }
 
     /// pg_rewind takes only what was shut down cleanly.
@@ -90,18 +121,29 @@ impl Executor {
         }
         let upstream = self.tool_upstream(primary)?;
         let (install, pgdata) = (&local.install, &local.pgdata);
+        // After a rewind that was broken off the directory has the source's.
+        let aside = self.own_files_aside();
+        let own = if aside.exists() { &aside } else { pgdata };
         let patience = Patience::new();
-        loop {
-            let result =
-                standby::basebackup(install, &upstream, pgdata, OldData::Remove, CLONE_WITHIN)
-                    .await;
+        let cloned = loop {
+            let result = standby::basebackup_with(
+                install,
+                &upstream,
+                pgdata,
+                own,
+                OldData::Remove,
+                CLONE_WITHIN,
+            )
+            .await;
             match result {
-                Ok(_) => break,
+                Ok(cloned) => break cloned,
                 Err(error) => patience.bear(error, is_slot_missing).await?,
             }
-        }
+        };
+        self.tell_left_out(&cloned.left_out);
         pgdata::set_standby_signal(&local.pgdata)?;
         local.write_before_start(&self.record, Role::Detached)?;
+        self.forget_own_files_aside();
         Ok(StepDone::Created { system_id: control::read(&local.pgdata)?.system_id })
     }
 

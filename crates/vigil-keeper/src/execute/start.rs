@@ -42,6 +42,9 @@ impl Executor {
     }
 
     async fn spawn_standby(&self, upstream: Option<(NodeId, Epoch)>) -> Result<StepDone> {
+        if self.record.replacing.is_none() {
+            self.forget_own_files_aside();
+        }
         match self.spawn(STANDBY_WITHIN).await {
             Err(error) if is_not_ready_yet(&error) => {
                 tracing::info!("Postgres is started and replays WAL before it answers");

@@ -75,6 +75,29 @@ pub(crate) async fn tablespaces(
     }
 }
 
+/// The content of a file in the data directory of `upstream`, `None` when it has none. A link is
+/// followed over there.
+pub(crate) async fn read_file(
+    upstream: &Upstream,
+    name: &str,
+    within: Duration,
+) -> Result<Option<Vec<u8>>, SqlError> {
+    let what = "reading a file of the primary";
+    let ask = async {
+        let mut connection = PgConnection::connect_with(&options(upstream)).await?;
+        // One that is not there is NULL.
+        let sql = "SELECT pg_read_binary_file($1, 0, 4194304, true)";
+        let bytes = sqlx::query_scalar(sql).bind(name).fetch_one(&mut connection).await?;
+        // It has answered; how the connection ends does not matter.
+        let _ = connection.close().await;
+        Ok(bytes)
+    };
+    match tokio::time::timeout(within, ask).await {
+        Ok(answer) => answer.map_err(|cause| SqlError::Query { what, cause }),
+        Err(_) => Err(SqlError::Timeout { what, limit: within }),
+    }
+}
+
 fn options(upstream: &Upstream) -> PgConnectOptions {
     let options = PgConnectOptions::new_without_pgpass()
         .host(&upstream.host)
