@@ -108,7 +108,7 @@ fn absent(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict {
     let silence_ms = facts.silence_ms(rule.primary, settings);
     let mut evidence = vec![format!("monitor: nothing heard from {name} for {silence_ms} ms")];
     for id in group.members.keys().filter(|id| **id != rule.primary) {
-        if may_still_speak(group, facts, rule.primary, *id, now) {
+        if may_still_speak(group, facts, *id, now) {
             let why = format!(
                 "nothing heard from {name}, but {} has just come and was not asked yet",
                 group.name_of(*id)
@@ -142,20 +142,16 @@ fn absent(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Verdict {
 const TOGETHER_MS: u64 = 300;
 
 /// Whether a member has introduced itself and its word is still to come, or the primary may come
-/// right behind it. A member whose connection breaks again and again holds nothing up for longer
-/// than one more deadline.
-fn may_still_speak(group: &Group, facts: &Facts, primary: NodeId, id: NodeId, now: Now) -> bool {
+/// right behind it. For a deadline at most: then it has been asked often enough.
+fn may_still_speak(group: &Group, facts: &Facts, id: NodeId, now: Now) -> bool {
     let settings = &group.settings;
-    let heard_ms = facts.node(primary).and_then(|n| n.heard_ms).unwrap_or(facts.started_ms);
-    let patience_ms = 2 * facts.silence_ms(primary, settings);
-    if now.mono_ms.saturating_sub(heard_ms) > patience_ms {
-        return false;
-    }
     let Some(node) = facts.node(id).filter(|n| n.stream.is_some()) else { return false };
-    let greeted =
-        |within_ms| node.greeted_ms.is_some_and(|at| now.mono_ms.saturating_sub(at) <= within_ms);
+    let Some(greeted_ms) = node.greeted_ms.filter(|_| !broken(Mutation::UnaskedConvicts)) else {
+        return false;
+    };
+    let ago_ms = now.mono_ms.saturating_sub(greeted_ms);
     let unasked = node.report.is_none() && facts.is_reachable(id, settings, now);
-    unasked || greeted(TOGETHER_MS)
+    ago_ms <= TOGETHER_MS || unasked && ago_ms <= facts.silence_ms(id, settings)
 }
 
 /// Whether an election could be won with the nodes that can be reached: for every rule in flight

@@ -24,7 +24,8 @@ pub struct NodeFacts {
     /// When its last stream ended, if none is open now. Monotonic milliseconds, like all here.
     pub closed_ms: Option<u64>,
     pub heard_ms: Option<u64>,
-    /// When its keeper last introduced itself.
+    /// When its keeper introduced itself, after it was heard or for the first time. One whose
+    /// connection breaks again and again has come once in a deadline.
     pub greeted_ms: Option<u64>,
     pub report: Option<Report>,
     /// The best pledge told for the highest epoch. A pledge cannot be taken back.

@@ -10,6 +10,7 @@ use crate::group::{Group, HandoverPlan, Member, Plan};
 use crate::ids::{Epoch, NodeId, Now};
 use crate::limits::Limits;
 use crate::message::{Goal, Report, Server};
+use crate::mutation::{Mutation, broken};
 use crate::room;
 use crate::rule::SyncRule;
 use crate::state::NodeState;
@@ -205,7 +206,7 @@ impl Context<'_> {
             }
         }
         let report = facts.fresh(member.id, &self.group.settings, self.now);
-        if self.waits_in_the_mail(member.id) {
+        if self.waits_in_the_mail(member.id) && !broken(Mutation::PledgeInTheMail) {
             return None;
         }
         if let (Some(rule), Some(report)) = (rule, report)
@@ -231,12 +232,12 @@ impl Context<'_> {
     }
 
     /// Whether an order would only wait for a primary that is silent, and stop it when it is back,
-    /// however the election goes: it is asked once it is heard.
+    /// however the election goes. It is asked once it has told how it is.
     fn waits_in_the_mail(&self, id: NodeId) -> bool {
         let leads = self.group.rule().filter(|rule| rule.primary == id && may_renew(self.group));
         let Some((rule, node)) = leads.zip(self.facts.node(id)) else { return false };
         let silent = !self.facts.is_reachable(id, &self.group.settings, self.now);
-        silent && node.report.as_ref().is_none_or(|report| still_leads(report, rule))
+        node.report.as_ref().is_none_or(|report| silent && still_leads(report, rule))
     }
 
     /// Whether stopped nodes should be started to learn where their WAL ends: not while live ones

@@ -97,6 +97,12 @@ mutations! {
     SilenceConvicts = "silence-convicts",
     /// a winner that does not come up is waited for without end
     WinnerKept = "winner-kept",
+    /// a member that has only introduced itself does not hold a conviction up
+    UnaskedConvicts = "unasked-convicts",
+    /// a primary fences itself by what it saw before it was starved
+    FencedUnseen = "fenced-unseen",
+    /// a silent primary is sent the order to pledge, and obeys it when it is back
+    PledgeInTheMail = "pledge-in-the-mail",
 }
 
 #[cfg(feature = "mutations")]

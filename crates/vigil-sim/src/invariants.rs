@@ -25,6 +25,7 @@ mod pledges_are_true;
 mod renewal;
 mod rules_intersect;
 mod silence;
+mod starved;
 mod whole_directories;
 mod winner_is_complete;
 
@@ -76,6 +77,10 @@ pub(crate) enum Moment<'a> {
         host: usize,
         report: &'a Report,
     },
+    /// A keeper stops its primary because others may have been elected.
+    Fenced {
+        host: usize,
+    },
     Started {
         host: usize,
         torn: bool,
@@ -96,6 +101,7 @@ const HAPPENED: &[(&str, Happened)] = &[
     ("whole_directories", whole_directories::check),
     ("one_event", one_event::check),
     ("silence", silence::check),
+    ("starved", starved::check),
     ("pledges_are_true", pledges_are_true::check),
     ("covered_is_held", covered_is_held::check),
     ("renewal", renewal::check),

@@ -51,6 +51,10 @@ pub enum Kind {
     MonitorAsleep,
     MonitorCutOff,
     StoreFails,
+    SlowStore,
+    StarveKeeper,
+    StarveMonitor,
+    LateMail,
     RestoreStore,
     LoseStore,
     SecondMonitor,
@@ -94,6 +98,10 @@ impl Kind {
         (Kind::MonitorAsleep, 3),
         (Kind::MonitorCutOff, 3),
         (Kind::StoreFails, 3),
+        (Kind::SlowStore, 5),
+        (Kind::StarveKeeper, 4),
+        (Kind::StarveMonitor, 3),
+        (Kind::LateMail, 3),
         (Kind::RestoreStore, 2),
         (Kind::LoseStore, 2),
         (Kind::SecondMonitor, 2),
@@ -123,6 +131,23 @@ impl Kind {
                 | Kind::SetHeartbeat
                 | Kind::Maintenance
                 | Kind::Drop
+        )
+    }
+
+    /// What keeps a keeper or the monitor from its work, and disturbs no Postgres and no link between
+    /// two of them.
+    pub(crate) fn only_delays(self) -> bool {
+        matches!(
+            self,
+            Kind::FreezeKeeper
+                | Kind::StarveKeeper
+                | Kind::StarveMonitor
+                | Kind::LateMail
+                | Kind::SlowStore
+                | Kind::StoreFails
+                | Kind::KillMonitor
+                | Kind::MonitorAsleep
+                | Kind::MonitorCutOff
         )
     }
 
@@ -196,7 +221,9 @@ impl Scenario {
         let length = rng.range(4, 9);
         // A third of the seeds is fast: one fault into the next.
         let gap_ms = [300, 1200, 3000][rng.below(3)];
-        let schedule = (0..length).map(|_| fault(&mut rng, &groups, gap_ms)).collect();
+        let mut schedule: Vec<Fault> =
+            (0..length).map(|_| fault(&mut rng, &groups, gap_ms)).collect();
+        starve(&mut Rng::new(seed ^ 0x0005_7A4B_ED00), &mut schedule);
         Scenario { seed, groups, heartbeat_ms, misses, client_ms, drift_ppm, schedule }
     }
 
@@ -234,6 +261,24 @@ fn spoil(rng: &mut Rng, groups: &mut [GroupPlan]) {
     for group in groups {
         let node = rng.below(group.nodes.len());
         group.nodes[node].promotes = false;
+    }
+}
+
+/// Now and then nothing breaks, and everybody is late.
+fn starve(rng: &mut Rng, schedule: &mut [Fault]) {
+    if !rng.chance(20) {
+        return;
+    }
+    let mut delays: Vec<Kind> =
+        Kind::ALL.iter().map(|kind| kind.0).filter(|kind| kind.only_delays()).collect();
+    // Who comes back first, after all were away for longer than the deadline?
+    delays.extend([Kind::MonitorCutOff; 6]);
+    for fault in schedule {
+        fault.kind = delays[rng.below(delays.len())];
+        fault.amid = false;
+        if fault.kind == Kind::MonitorCutOff {
+            fault.lasts_ms = fault.lasts_ms.max(3500);
+        }
     }
 }
 

@@ -88,6 +88,12 @@ pub(crate) enum Event {
         monitor: usize,
         life: u64,
     },
+    /// The store answers a monitor that waits for it, or its task for a group gets to its mail.
+    Continues {
+        monitor: usize,
+        life: u64,
+        group: usize,
+    },
     Client {
         group: usize,
     },
@@ -146,6 +152,8 @@ pub(crate) struct Store {
     /// Every record that was committed before.
     past: Vec<Group>,
     fails: bool,
+    /// A flush takes up to so long, in milliseconds.
+    slow_ms: u64,
     /// Put back or lost, and not yet made good by what keepers told.
     pub(crate) doubtful: bool,
 }
@@ -171,6 +179,8 @@ pub struct World {
     /// When a fault last began or ended, or a keeper started, in milliseconds. Not counted: what an
     /// operator does.
     pub(crate) calm_since_ms: u64,
+    /// The same, but for what keeps only a keeper or the monitor from its work.
+    pub(crate) whole_since_ms: u64,
     /// The faults are over.
     healed: bool,
     /// Clients have stopped writing.
@@ -199,6 +209,7 @@ impl World {
                 record: Group::new(key, settings, "secret".to_owned()),
                 past: Vec::new(),
                 fails: false,
+                slow_ms: 0,
                 doubtful: false,
             }
         });
@@ -219,6 +230,7 @@ impl World {
             next_command: 1,
             armed: Vec::new(),
             calm_since_ms: 0,
+            whole_since_ms: 0,
             healed: false,
             quiet: false,
             stirred: false,

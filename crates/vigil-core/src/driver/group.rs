@@ -311,11 +311,15 @@ impl GroupDriver {
         let known = (self.group.epoch, self.group.rules.clone());
         let node_id = command::register(&mut self.group, hello, fresh_id, &reachable)?;
         self.facts.doubted_for_age &= known == (self.group.epoch, self.group.rules.clone());
+        let silence_ms = self.facts.silence_ms(node_id, &self.group.settings);
         let facts = self.facts.node_mut(node_id);
         facts.stream = Some(stream);
         facts.closed_ms = None;
         facts.heard_ms = facts.heard_ms.max(Some(now.mono_ms));
-        facts.greeted_ms = Some(now.mono_ms);
+        let again = facts.greeted_ms.is_some_and(|at| now.mono_ms.saturating_sub(at) <= silence_ms);
+        if facts.greeted_ms.is_none() || facts.report.is_some() && !again {
+            facts.greeted_ms = Some(now.mono_ms);
+        }
         // What it said before its connection broke no longer counts: it may have been restarted.
         facts.report = None;
         self.ordered.remove(&node_id);

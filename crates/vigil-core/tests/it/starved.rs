@@ -41,10 +41,11 @@ fn who_was_not_asked_yet_convicts_nobody() {
     scene.hear(2, standby_report(&rule, 60_000), late + 10);
     assert!(matches!(verdict(&scene, late + 300), Verdict::Suspect { .. }));
     assert!(matches!(verdict(&scene, late + 301), Verdict::Lost { .. }));
-    greet(&mut scene, 3, T0 + 6000);
-    assert!(matches!(verdict(&scene, T0 + 6000), Verdict::Suspect { .. }));
-    greet(&mut scene, 3, T0 + 6001);
-    assert!(matches!(verdict(&scene, T0 + 6001), Verdict::Lost { .. }));
+    // A keeper that says nothing but its name, again and again, is asked for one deadline.
+    let node = scene.facts.node_mut(NodeId(3));
+    (node.stream, node.heard_ms, node.greeted_ms) = (Some(9), Some(late + 3400), Some(late + 400));
+    assert!(matches!(verdict(&scene, late + 3400), Verdict::Suspect { .. }));
+    assert!(matches!(verdict(&scene, late + 3401), Verdict::Lost { .. }));
 }
 
 /// The primary's word is in the mail, behind those of the standbys: all of it is read, then silence

@@ -17,8 +17,15 @@ pub(crate) enum Undo {
     Keeper(usize),
     Cut(usize),
     Way(usize, usize),
-    Flap { host: usize, left: u64 },
-    Thaw { host: usize, pg_life: u64, keeper: bool },
+    Flap {
+        host: usize,
+        left: u64,
+    },
+    Thaw {
+        host: usize,
+        pg_life: u64,
+        keeper: bool,
+    },
     Unstick(usize),
     FastDisk(usize),
     FastLink(usize),
@@ -27,8 +34,31 @@ pub(crate) enum Undo {
     Wake(usize),
     MonitorWay(usize),
     Store(usize),
+    FastStore(usize),
+    /// A process gets no CPU but for moments.
+    Starve {
+        host: Option<usize>,
+        left: u64,
+        stands: bool,
+    },
     Maintenance(usize),
     Rejoin(usize),
+}
+
+impl Undo {
+    /// See [`Kind::only_delays`].
+    fn only_delayed(self) -> bool {
+        match self {
+            Undo::Thaw { pg_life, keeper, .. } => pg_life == 0 && keeper,
+            Undo::Monitor(_)
+            | Undo::Wake(_)
+            | Undo::MonitorWay(_)
+            | Undo::Store(_)
+            | Undo::FastStore(_)
+            | Undo::Starve { .. } => true,
+            _ => false,
+        }
+    }
 }
 
 impl World {
@@ -83,6 +113,9 @@ impl World {
         let undo = |undo| Event::Undo(undo);
         if !kind.is_command() {
             self.calm_since_ms = self.now_ms;
+        }
+        if !kind.is_command() && !kind.only_delays() {
+            self.whole_since_ms = self.now_ms;
         }
         match kind {
             Kind::KillNode => {
@@ -166,6 +199,17 @@ impl World {
                 self.stores[group].fails = true;
                 self.after(lasts_ms, undo(Undo::Store(group)));
             }
+            Kind::SlowStore => {
+                self.stores[group].slow_ms = 20 + detail % 1500;
+                self.after(lasts_ms, undo(Undo::FastStore(group)));
+            }
+            Kind::StarveKeeper => {
+                self.undo(Undo::Starve { host: Some(host), left: 1 + detail % 4, stands: false });
+            }
+            Kind::StarveMonitor => {
+                self.undo(Undo::Starve { host: None, left: 2 + detail % 8, stands: false });
+            }
+            Kind::LateMail => self.delay_mail(group, 100 + detail % 4000),
             Kind::RestoreStore | Kind::LoseStore => self.restore(kind, group, lasts_ms),
             Kind::SecondMonitor => {
                 let life = self.monitors[1].life;
@@ -250,6 +294,9 @@ impl World {
 
     pub(super) fn undo(&mut self, undo: Undo) {
         self.calm_since_ms = self.now_ms;
+        if !undo.only_delayed() {
+            self.whole_since_ms = self.now_ms;
+        }
         match undo {
             Undo::Power(host) => {
                 self.hosts[host].powered = true;
@@ -288,12 +335,32 @@ impl World {
             Undo::Monitor(monitor) => self.kill_monitor(monitor),
             Undo::Wake(monitor) => self.monitors[monitor].asleep = false,
             Undo::Store(group) => self.stores[group].fails = false,
+            Undo::FastStore(group) => self.stores[group].slow_ms = 0,
+            Undo::Starve { host, left, stands } => self.starve(host, left, stands),
             Undo::Maintenance(host) => {
                 let (group, node) = (self.hosts[host].group, self.hosts[host].name.clone());
                 self.command(group, Command::DisableMaintenance { node });
             }
             Undo::Rejoin(host) => self.rejoin(host),
         }
+    }
+
+    /// It stands for seconds, then runs for a moment, so many times.
+    fn starve(&mut self, host: Option<usize>, left: u64, stands: bool) {
+        if self.healed {
+            return;
+        }
+        match host {
+            Some(host) if stands => self.thaw(host, 0, true),
+            Some(host) => self.hosts[host].keeper_frozen = self.hosts[host].driver.is_some(),
+            None => self.monitors[0].asleep = !stands && self.monitors[0].up,
+        }
+        if stands && left == 0 {
+            return;
+        }
+        let pause_ms = if stands { self.rng.range(1, 80) } else { self.rng.range(200, 4500) };
+        let (left, stands) = (left.saturating_sub(u64::from(!stands)), !stands);
+        self.after(pause_ms, Event::Undo(Undo::Starve { host, left, stands }));
     }
 
     pub(super) fn power_off(&mut self, host: usize) {
@@ -428,6 +495,7 @@ impl World {
         self.net.heal();
         for group in 0..self.stores.len() {
             self.stores[group].fails = false;
+            self.stores[group].slow_ms = 0;
         }
         self.kill_monitor(1);
         self.monitors[0].asleep = false;

@@ -143,6 +143,7 @@ impl World {
             return;
         }
         self.calm_since_ms = self.now_ms;
+        self.whole_since_ms = self.now_ms;
         let driver = NodeDriver::new(h.disk.clone(), self.clock(host));
         let h = &mut self.hosts[host];
         h.driver = Some(driver);

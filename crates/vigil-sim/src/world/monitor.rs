@@ -3,7 +3,7 @@
 //! It does what the shipped shell does: commit, then tell; after a commit that failed look what the
 //! store has, and begin anew if that is not what was expected. Two processes may run at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use vigil_core::driver::group::{GroupDriver, GroupInput, GroupOutput};
 use vigil_core::group::{Group, Plan};
@@ -29,9 +29,25 @@ pub(crate) struct Cell {
     /// The store is looked at from time to time, in case that another process writes to it.
     look_ms: u64,
     pause_until_ms: u64,
+    /// The task waits, for its store or for CPU, until then; and whether it knows.
+    busy: Option<(u64, bool)>,
+    since_ms: u64,
+    /// What was decided and is told once the store has answered.
+    pending: Option<GroupOutput>,
+    /// Mail that came meanwhile, with the times.
+    inbox: Vec<(Mail, u64)>,
+    /// When mail of each host last came, read or not.
+    came: BTreeMap<usize, u64>,
     /// When this process last took in a report of each node, and the heartbeat by which that went,
     /// in milliseconds: kept beside the driver, to judge it by.
     heard: BTreeMap<NodeId, (u64, u64)>,
+}
+
+/// What waits for a group's task.
+pub(crate) enum Mail {
+    Input(Box<GroupInput>),
+    /// Whose it is, is known once the mail before was read.
+    Closed(u64),
 }
 
 impl Cell {
@@ -42,6 +58,11 @@ impl Cell {
             unsure: false,
             look_ms: 0,
             pause_until_ms: 0,
+            busy: None,
+            since_ms: 0,
+            pending: None,
+            inbox: Vec::new(),
+            came: BTreeMap::new(),
             heard: BTreeMap::new(),
         }
     }
@@ -60,6 +81,24 @@ pub(crate) struct Monitor {
 impl Monitor {
     pub(crate) fn down() -> Self {
         Monitor { up: false, asleep: false, life: 0, cells: Vec::new(), tick_at_ms: 0 }
+    }
+
+    /// Whether a node has introduced itself to this process and has told nothing yet.
+    pub(crate) fn is_unasked(&self, group: usize, id: NodeId) -> bool {
+        let cell = self.cells.get(group);
+        let facts = cell.and_then(|cell| cell.driver.facts().node(id));
+        facts.is_some_and(|node| node.stream.is_some() && node.report.is_none())
+    }
+
+    /// When mail of a host last came, read or not.
+    pub(crate) fn came(&self, group: usize, host: usize) -> Option<u64> {
+        self.cells.get(group)?.came.get(&host).copied()
+    }
+
+    pub(super) fn note_came(&mut self, group: usize, host: usize, now_ms: u64) {
+        if let Some(cell) = self.cells.get_mut(group) {
+            cell.came.insert(host, now_ms);
+        }
     }
 
     /// When this process last heard a node, and by which heartbeat that goes.
@@ -122,8 +161,10 @@ impl World {
             return self.after(20, Event::MonitorTick { monitor, life });
         }
         for group in 0..self.stores.len() {
-            self.settle(monitor, group);
-            self.monitor_input(monitor, group, GroupInput::Tick);
+            if self.monitors[monitor].cells[group].busy.is_none() {
+                self.settle(monitor, group);
+                self.monitor_input(monitor, group, GroupInput::Tick);
+            }
         }
         let now = self.now();
         let wait = |cell: &Cell| cell.driver.wake_in_ms(now).max(15);
@@ -133,12 +174,106 @@ impl World {
     }
 
     pub(super) fn monitor_input(&mut self, monitor: usize, group: usize, input: GroupInput) {
-        let now = self.now();
+        self.mail(monitor, group, Mail::Input(Box::new(input)));
+    }
+
+    pub(super) fn mail(&mut self, monitor: usize, group: usize, mail: Mail) {
+        let now_ms = self.now_ms;
         if !self.monitors[monitor].up {
             return;
         }
         let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
-        let output = cell.driver.handle(input, now);
+        cell.inbox.push((mail, now_ms));
+        if cell.busy.is_none() {
+            self.read_mail(monitor, group, false);
+        }
+    }
+
+    /// The task of a group gets no CPU for a while; its mail waits.
+    pub(super) fn delay_mail(&mut self, group: usize, ms: u64) {
+        let Some(cell) = self.monitors[0].cells.get_mut(group) else { return };
+        if cell.busy.is_none() {
+            self.keep_busy(0, group, ms, false);
+        }
+    }
+
+    fn keep_busy(&mut self, monitor: usize, group: usize, ms: u64, knows: bool) {
+        let now_ms = self.now_ms;
+        let m = &mut self.monitors[monitor];
+        let life = m.life;
+        m.cells[group].busy = Some((now_ms + ms, knows));
+        m.cells[group].since_ms = now_ms;
+        self.after(ms, Event::Continues { monitor, life, group });
+    }
+
+    pub(super) fn continues(&mut self, monitor: usize, life: u64, group: usize) {
+        let now = self.now();
+        let m = &mut self.monitors[monitor];
+        if m.life != life {
+            return;
+        }
+        if m.asleep {
+            return self.after(20, Event::Continues { monitor, life, group });
+        }
+        let Some(cell) = m.cells.get_mut(group) else { return };
+        let Some((_, knows)) = cell.busy.take_if(|(until_ms, _)| *until_ms <= now.mono_ms) else {
+            return;
+        };
+        if knows {
+            cell.driver.waited(now.mono_ms - cell.since_ms, now);
+        }
+        if let Some(output) = cell.pending.take() {
+            self.deliver(output);
+        }
+        self.read_mail(monitor, group, true);
+    }
+
+    /// Reads all that waits, and decides once. A command is the last of what is decided together.
+    fn read_mail(&mut self, monitor: usize, group: usize, tick: bool) {
+        let now_ms = self.now_ms;
+        let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+        let mut mail: VecDeque<(Mail, u64)> = std::mem::take(&mut cell.inbox).into();
+        if tick {
+            mail.push_back((Mail::Input(Box::new(GroupInput::Tick)), now_ms));
+        }
+        let mut inputs = Vec::new();
+        while let Some((next, came_ms)) = mail.pop_front() {
+            match next {
+                Mail::Input(input) => inputs.push((*input, came_ms)),
+                Mail::Closed(stream) => {
+                    inputs.retain(|(input, _)| {
+                        !matches!(input, GroupInput::Hello { stream: s, .. } if *s == stream)
+                    });
+                    if let Some(node) = self.streams.get(&stream).and_then(|s| s.node) {
+                        inputs.push((GroupInput::Closed { stream, node }, came_ms));
+                    }
+                }
+            }
+            let command = matches!(inputs.last(), Some((GroupInput::Command { .. }, _)));
+            if command || mail.is_empty() {
+                self.decide(monitor, group, std::mem::take(&mut inputs));
+                let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+                if cell.busy.is_some() {
+                    let later = std::mem::take(&mut cell.inbox);
+                    cell.inbox = mail.into_iter().chain(later).collect();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn decide(&mut self, monitor: usize, group: usize, inputs: Vec<(GroupInput, u64)>) {
+        let now = self.now();
+        let told = inputs.iter().filter_map(|(input, came_ms)| match input {
+            GroupInput::Report { stream, node, .. } => Some((*stream, *node, *came_ms)),
+            _ => None,
+        });
+        let told: Vec<(u64, NodeId, u64)> = told.collect();
+        let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+        let output = cell.driver.handle_all(inputs, now);
+        for (stream, node, came_ms) in told {
+            self.note_heard(monitor, group, node, stream, came_ms);
+        }
         if output.record.is_some() || !output.events.is_empty() {
             if !self.commit(monitor, group, &output) {
                 let cell = &mut self.monitors[monitor].cells[group];
@@ -149,16 +284,27 @@ impl World {
                 return;
             }
             self.monitors[monitor].cells[group].driver.committed();
+            if self.stores[group].slow_ms > 0 {
+                let ms = self.rng.range(1, self.stores[group].slow_ms);
+                self.monitors[monitor].cells[group].pending = Some(output);
+                return self.keep_busy(monitor, group, ms, true);
+            }
         }
         self.deliver(output);
     }
 
-    pub(super) fn note_heard(&mut self, monitor: usize, group: usize, node: NodeId, stream: u64) {
-        let now_ms = self.now_ms;
+    fn note_heard(
+        &mut self,
+        monitor: usize,
+        group: usize,
+        node: NodeId,
+        stream: u64,
+        came_ms: u64,
+    ) {
         let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
         let facts = cell.driver.facts().node(node).filter(|n| n.stream == Some(stream));
         if let Some(report) = facts.and_then(|n| n.report.as_ref()) {
-            cell.heard.insert(node, (now_ms, report.interval_ms));
+            cell.heard.insert(node, (came_ms, report.interval_ms));
         }
     }
 

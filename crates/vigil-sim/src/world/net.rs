@@ -10,6 +10,7 @@ use vigil_core::driver::node::NodeInput;
 use vigil_core::ids::NodeId;
 use vigil_core::message::{Hello, Order, Report};
 
+use super::monitor::Mail;
 use super::{Event, World};
 
 /// Hosts and monitors have at most so many addresses.
@@ -86,11 +87,13 @@ struct Pipe<M> {
     last_due_ms: u64,
     /// When it is tried again, after it was found closed.
     again_ms: u64,
+    /// The link held it up, not the receiver.
+    cut: bool,
 }
 
 impl<M> Default for Pipe<M> {
     fn default() -> Self {
-        Pipe { messages: VecDeque::new(), last_due_ms: 0, again_ms: 0 }
+        Pipe { messages: VecDeque::new(), last_due_ms: 0, again_ms: 0, cut: false }
     }
 }
 
@@ -104,6 +107,7 @@ impl<M> Pipe<M> {
 
     fn pop(&mut self, now_ms: u64) -> Option<M> {
         let due = self.messages.front().is_some_and(|m| m.1 <= now_ms);
+        self.cut &= !due;
         due.then(|| self.messages.pop_front()).flatten().map(|m| m.2)
     }
 
@@ -146,6 +150,15 @@ impl World {
             let whole = s.at_keeper && s.at_monitor && self.way_up(s) && self.way_down(s);
             s.monitor == monitor && s.opened_ms < since_ms && whole
         })
+    }
+
+    /// When a keeper's last word came to this monitor's machine, read or not.
+    pub(crate) fn word_came(&self, host: usize, monitor: usize) -> Option<u64> {
+        let here = |s: &&Stream| s.host == host && s.monitor == monitor && s.at_monitor;
+        let carried = self.streams.values().filter(here).filter(|s| self.way_up(s) && !s.up.cut);
+        let due = carried.flat_map(|s| &s.up.messages).map(|m| m.1);
+        let waiting = due.filter(|at| *at < self.now_ms).max();
+        waiting.max(self.monitors[monitor].came(self.hosts[host].group, host))
     }
 
     /// A new stream to a monitor that can be reached, if there is one.
@@ -257,14 +270,14 @@ impl World {
 
     pub(super) fn closed_at_monitor(&mut self, stream: u64) {
         let Some(s) = self.streams.get_mut(&stream) else { return };
-        let (monitor, node, open) = (s.monitor, s.node, s.at_monitor);
+        let (monitor, open) = (s.monitor, s.at_monitor);
         if self.monitors[monitor].asleep {
             return self.after(20, Event::ClosedAtMonitor { stream });
         }
         s.at_monitor = false;
         let group = self.hosts[s.host].group;
-        if let (true, Some(node)) = (open, node) {
-            self.monitor_input(monitor, group, GroupInput::Closed { stream, node });
+        if open {
+            self.mail(monitor, group, Mail::Closed(stream));
         }
     }
 
@@ -318,8 +331,12 @@ impl World {
         if matches!(held, Held::Cut) && now_ms - since_ms > KEEPALIVE_MS {
             return self.break_stream(stream);
         }
-        let pause_ms = if matches!(held, Held::Cut) { 100 } else { 20 };
+        let cut = matches!(held, Held::Cut);
+        let pause_ms = if cut { 100 } else { 20 };
         let Some(s) = self.streams.get_mut(&stream) else { return };
+        if up {
+            s.up.cut = cut;
+        }
         let (again, event) = if up {
             (s.up.try_again(now_ms, pause_ms), Event::Up { stream })
         } else {
@@ -339,6 +356,8 @@ impl World {
         message: ToMonitor,
     ) {
         let group = self.hosts[host].group;
+        let now_ms = self.now_ms;
+        self.monitors[monitor].note_came(group, host, now_ms);
         match message {
             ToMonitor::Hello(hello) => {
                 let fresh_id = NodeId(self.next_id);
@@ -349,7 +368,6 @@ impl World {
             ToMonitor::Report(report) => {
                 let Some(node) = node else { return };
                 self.monitor_input(monitor, group, GroupInput::Report { stream, node, report });
-                self.note_heard(monitor, group, node, stream);
                 self.send_down(stream, ToKeeper::Heard);
             }
         }

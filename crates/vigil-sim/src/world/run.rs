@@ -192,6 +192,7 @@ impl World {
             Event::Stray { stream, message } => self.stray(stream, message),
             Event::LostAtKeeper { stream } => self.lost_at_keeper(stream),
             Event::ClosedAtMonitor { stream } => self.closed_at_monitor(stream),
+            Event::Continues { monitor, life, group } => self.continues(monitor, life, group),
             Event::MonitorTick { monitor, life } => self.monitor_tick(monitor, life),
             Event::Client { group } => self.clients(group),
             Event::Pump { host } => self.pump(host),

@@ -3,6 +3,7 @@
 use vigil_core::driver::node::{NodeDriver, NodeInput};
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::limits::Limits;
+use vigil_core::message::Goal;
 use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::step::{Step, StepDone};
 use vigil_core::rule::SyncRule;
@@ -51,6 +52,13 @@ impl World {
 
     pub(super) fn begin_step(&mut self, host: usize, id: u64, step: Step) {
         self.note_host(host, "step", || format!("{step:?}"));
+        let driver = self.hosts[host].driver.as_ref();
+        let leads = driver
+            .and_then(|d| d.order())
+            .is_some_and(|order| matches!(order.goal, Goal::Lead { .. }));
+        if leads && matches!(step, Step::Stop { budget_ms: 500 } | Step::Kill) {
+            self.witness(&Moment::Fenced { host });
+        }
         let took_ms = self.step_takes(host, &step);
         let pg_life = self.hosts[host].pg.life;
         let middle_ms = self.rng.range(1, took_ms.max(2) - 1);

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use super::{LEAVE_ALONE_MS, LEAVE_MS, NodeDriver, NodeOutput, Retry, Running};
 use crate::ids::{NodeId, Now};
 use crate::message::Goal;
+use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Observed, ServerView, UpView};
 use crate::node::record::Replacing;
 use crate::node::step::{Step, StepDone};
@@ -93,7 +94,7 @@ impl NodeDriver {
             return;
         }
         if self.must_fence(now) {
-            if self.saw_too_long_ago(now) {
+            if self.saw_too_long_ago(now) && !broken(Mutation::FencedUnseen) {
                 self.fresh = false;
                 out.push(NodeOutput::Look);
                 return;
@@ -172,7 +173,8 @@ impl NodeDriver {
             return false;
         }
         let awake_ms = now.mono_ms.saturating_sub(self.woke_ms);
-        if awake_ms <= self.record.settings.heartbeat_interval_ms {
+        if awake_ms <= self.record.settings.heartbeat_interval_ms && !broken(Mutation::FencedUnseen)
+        {
             return false;
         }
         let (Some(seen), Some(rule)) = (&self.seen, &self.record.own_rule) else { return false };
