@@ -97,6 +97,10 @@ mutations! {
     SilenceConvicts = "silence-convicts",
     /// a winner that does not come up is waited for without end
     WinnerKept = "winner-kept",
+    /// a standby's keeper that misses WAL asks its primary for no commit
+    WitnessSilent = "witness-silent",
+    /// a walsender that says that it lives vouches, whether or not commits end
+    KeepalivesVouch = "keepalives-vouch",
 }
 
 #[cfg(feature = "mutations")]
