@@ -30,7 +30,8 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
     let longest_ms = (0..world.hosts.len()).map(|host| world.pace_ms(host)).max().unwrap_or(0);
     let well = p.pg.ailing_ms + 3 * longest_ms < world.now_ms;
     // Also while its keeper is away, and nobody writes: whoever is fed commits something.
-    let commits = well && p.powered && p.pg.commits() && !p.slow_disk;
+    let takes = p.pg.commits() && p.pg.writer().is_some_and(|w| !w.stopping);
+    let commits = well && takes && p.powered && !p.slow_disk;
     let witness = (0..world.hosts.len())
         .filter(|host| is_heard(world, *monitor, after, *group, *host))
         .find(|host| {
