@@ -103,6 +103,10 @@ mutations! {
     FencedUnseen = "fenced-unseen",
     /// a silent primary is sent the order to pledge, and obeys it when it is back
     PledgeInTheMail = "pledge-in-the-mail",
+    /// a standby's keeper that misses WAL asks its primary for no commit
+    WitnessSilent = "witness-silent",
+    /// a walsender that says that it lives vouches, whether or not commits end
+    KeepalivesVouch = "keepalives-vouch",
 }
 
 #[cfg(feature = "mutations")]

@@ -7,6 +7,7 @@
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::limits::Limits;
 use vigil_core::message::Sender;
+use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::{Lsn, Position, Tli};
@@ -68,6 +69,8 @@ pub struct Postgres {
     pub checkpoint_tli: u32,
     /// SIGSTOP.
     pub frozen: bool,
+    /// SIGSTOP of its sessions alone: no commit ends, walsenders go on.
+    pub sessions_frozen: bool,
     /// Counts starts and ends: what was begun in an earlier life does not happen in a later one.
     pub life: u64,
     /// Older WAL has been recycled: who needs it cannot be served.
@@ -88,12 +91,18 @@ impl Postgres {
             shut_down: false,
             checkpoint_tli: 1,
             frozen: false,
+            sessions_frozen: false,
             life: 0,
             floor: 0,
             grew_ms: 0,
             ailing_ms: 0,
             limits: Limits::DEFAULT,
         }
+    }
+
+    /// Whether a session's commit ends on its own disk.
+    pub fn commits(&self) -> bool {
+        self.is_primary() && !self.frozen && !self.sessions_frozen
     }
 
     pub fn is_primary(&self) -> bool {
@@ -147,6 +156,7 @@ impl Postgres {
         self.shut_down = clean && self.is_primary();
         self.run = Run::Off;
         self.frozen = false;
+        self.sessions_frozen = false;
         self.life += 1;
     }
 
@@ -187,7 +197,7 @@ impl Postgres {
             checkpoint: Position { tli: Tli(self.wal.tli()), lsn: Wal::lsn(len.max(1) - 1) },
             highest_tli: Tli(self.wal.tli()),
         });
-        if self.frozen && self.run != Run::Off {
+        if (self.frozen || self.sessions_frozen) && self.run != Run::Off {
             return Observed { data, server: ServerView::Hung };
         }
         let base = UpView {
@@ -233,7 +243,10 @@ impl Postgres {
             }),
             Run::Standby(standby) => {
                 let replayed = standby.replayed(len, now_ms);
+                let talks = broken(Mutation::KeepalivesVouch);
+                let fed_ms = if talks { standby.heard_ms } else { self.grew_ms };
                 ServerView::Up(UpView {
+                    wal_age_ms: Some(now_ms.saturating_sub(fed_ms)),
                     received: standby.streamed.then_some(Wal::lsn(len)),
                     replayed: Wal::lsn(replayed),
                     streamed: standby.streamed,

@@ -12,6 +12,7 @@ use crate::rng::Rng;
 use crate::scenario::Scenario;
 
 mod clients;
+mod epilogue;
 mod faults;
 mod host;
 mod lab;

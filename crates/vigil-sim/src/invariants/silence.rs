@@ -24,15 +24,21 @@ pub(super) fn check(world: &World, moment: &Moment<'_>) -> Option<String> {
         return Some(format!("late by a heartbeat that it does not know: said at {at_ms} ms"));
     }
     let p = &world.hosts[primary];
-    if p.driver.is_none() || p.keeper_frozen || p.pg.frozen || p.lag_ms > 0 {
+    if p.pg.frozen || p.pg.sessions_frozen || p.lag_ms > 0 {
         return None;
     }
+    let longest_ms = (0..world.hosts.len()).map(|host| world.pace_ms(host)).max().unwrap_or(0);
+    let well = p.pg.ailing_ms + 3 * longest_ms < world.now_ms;
+    // Also while its keeper is away, and nobody writes: whoever is fed commits something.
+    let takes = p.pg.commits() && p.pg.writer().is_some_and(|w| !w.stopping);
+    let commits = well && takes && p.powered && !p.slow_disk;
     let witness = (0..world.hosts.len())
         .filter(|host| is_heard(world, *monitor, after, *group, *host))
         .find(|host| {
             let pg = &world.hosts[*host].pg;
             let recent = world.now_ms - pg.grew_ms <= world.pace_ms(primary) + LATE_MS;
-            pg.receives_from(primary) && recent && !pg.frozen
+            let reaches = world.linked(*host, primary) && world.linked(primary, *host);
+            pg.receives_from(primary) && (recent || commits && reaches) && !pg.frozen
         });
     witness.map(|host| format!("{} receives, and was heard", world.hosts[host].name))
 }

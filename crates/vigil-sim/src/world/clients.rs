@@ -12,6 +12,7 @@ impl World {
             let takes = h.group == group
                 && h.powered
                 && !h.pg.frozen
+                && !h.pg.sessions_frozen
                 && h.pg.writer().is_some_and(|w| !w.stopping);
             if takes {
                 let records = self.rng.range(1, 3);

@@ -136,14 +136,8 @@ impl World {
             Kind::CutPair | Kind::CutOneWay => self.cut_ways(kind, host, detail, lasts_ms),
             Kind::Flap => self.undo(Undo::Flap { host, left: 4 + detail % 8 }),
             Kind::FreezeNode | Kind::HangPostgres => {
-                let keeper = kind == Kind::FreezeNode;
-                self.hosts[host].keeper_frozen |= keeper && self.hosts[host].driver.is_some();
-                let pg = &mut self.hosts[host].pg;
-                pg.frozen = pg.run != Run::Off;
-                pg.ailing_ms = self.now_ms;
-                let pg_life = pg.life;
-                self.stirred = true;
-                self.after(lasts_ms, undo(Undo::Thaw { host, pg_life, keeper }));
+                let keeper = kind == Kind::FreezeNode || detail.is_multiple_of(3);
+                self.freeze(host, keeper, detail.is_multiple_of(2), lasts_ms);
             }
             Kind::FreezeKeeper => {
                 self.hosts[host].keeper_frozen = self.hosts[host].driver.is_some();
@@ -293,6 +287,9 @@ impl World {
     }
 
     pub(super) fn undo(&mut self, undo: Undo) {
+        if self.quiet {
+            return; // of a fault that was healed long ago
+        }
         self.calm_since_ms = self.now_ms;
         if !undo.only_delayed() {
             self.whole_since_ms = self.now_ms;
@@ -363,6 +360,22 @@ impl World {
         self.after(pause_ms, Event::Undo(Undo::Starve { host, left, stands }));
     }
 
+    /// SIGSTOP of Postgres, or of a primary's sessions alone, perhaps with the keeper.
+    pub(super) fn freeze(&mut self, host: usize, keeper: bool, sessions: bool, lasts_ms: u64) {
+        let keeper = keeper && self.hosts[host].driver.is_some();
+        self.hosts[host].keeper_frozen |= keeper;
+        let pg = &mut self.hosts[host].pg;
+        if sessions && pg.is_primary() {
+            pg.sessions_frozen = true;
+        } else {
+            pg.frozen = pg.run != Run::Off;
+        }
+        pg.ailing_ms = self.now_ms;
+        let pg_life = pg.life;
+        self.stirred = true;
+        self.after(lasts_ms, Event::Undo(Undo::Thaw { host, pg_life, keeper }));
+    }
+
     pub(super) fn power_off(&mut self, host: usize) {
         self.kill_keeper(host, true);
         self.end_postgres(host, false);
@@ -395,16 +408,17 @@ impl World {
         }
     }
 
-    fn thaw(&mut self, host: usize, pg_life: u64, keeper: bool) {
+    pub(super) fn thaw(&mut self, host: usize, pg_life: u64, keeper: bool) {
         let h = &mut self.hosts[host];
         if keeper {
             h.keeper_frozen = false;
         }
         if h.pg.life == pg_life {
-            if h.pg.frozen {
+            if h.pg.frozen || h.pg.sessions_frozen {
                 h.pg.ailing_ms = self.now_ms;
             }
             h.pg.frozen = false;
+            h.pg.sessions_frozen = false;
         }
         self.stirred = true;
         self.look_soon(host);

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::ids::{Epoch, NodeId, Now};
 use vigil_core::message::{Hello, Order};
+use vigil_core::mutation::{Mutation, broken};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::Step;
+use vigil_core::node::witness::Witness;
 
 use super::net::ToMonitor;
 use super::{Event, World};
@@ -66,6 +68,8 @@ pub(crate) struct Host {
     pub(crate) pumping: bool,
     /// The receiver's status interval runs.
     pub(super) status_due: bool,
+    /// When its keeper asks the primary for a commit.
+    asking: Witness,
     pub(super) look_at_ms: u64,
     pub(super) wake_at_ms: u64,
     clock_offset_ms: u64,
@@ -118,6 +122,7 @@ impl World {
             left: false,
             pumping: false,
             status_due: false,
+            asking: Witness::default(),
             look_at_ms: 0,
             wake_at_ms: 0,
             clock_offset_ms: self.rng.range(0, 1_000_000),
@@ -257,6 +262,7 @@ impl World {
             return self.look_at(host, self.now_ms + 20);
         }
         self.probe(host);
+        let asks_in_ms = self.ask_for_commit(host);
         let seen = self.hosts[host].pg.observe(self.now_ms, |h| self.hosts[h].name.clone());
         self.feed(host, NodeInput::Observed(seen));
         let h = &self.hosts[host];
@@ -266,7 +272,32 @@ impl World {
         let wait_ms = if h.step.is_some() { 100 } else { driver.look_in_ms().max(20) };
         let wait_ms =
             self.probe_in_ms(host).map_or(wait_ms, |probe_ms| wait_ms.min(probe_ms.max(1)));
+        let wait_ms = asks_in_ms.map_or(wait_ms, |asks_ms| wait_ms.min(asks_ms.max(5)));
         self.look_at(host, self.now_ms + wait_ms);
+    }
+
+    /// A standby's keeper that misses WAL commits something on its primary; until it may have to
+    /// again, in milliseconds.
+    fn ask_for_commit(&mut self, host: usize) -> Option<u64> {
+        let pg = &self.hosts[host].pg;
+        let (primary, life) = pg.standby().filter(|_| !pg.frozen)?.receiver?;
+        let (age_ms, interval_ms) = (self.now_ms - pg.grew_ms, self.pace_ms(host));
+        let due_ms = self.hosts[host].asking.due_in_ms(age_ms, interval_ms, self.now_ms);
+        if due_ms > 0 {
+            return Some(due_ms);
+        }
+        self.hosts[host].asking.asks(self.now_ms);
+        let theirs = &self.hosts[primary].pg;
+        let takes = theirs.life == life
+            && theirs.commits()
+            && theirs.writer().is_some_and(|w| !w.stopping)
+            && self.linked(host, primary)
+            && self.linked(primary, host)
+            && !broken(Mutation::WitnessSilent);
+        if takes {
+            self.write(primary, 1);
+        }
+        Some(10)
     }
 
     /// How often this keeper's probe makes WAL move, in milliseconds.
@@ -278,7 +309,7 @@ impl World {
     fn probe_in_ms(&self, host: usize) -> Option<u64> {
         let pg = &self.hosts[host].pg;
         let due_ms = pg.grew_ms + self.pace_ms(host);
-        (pg.is_primary() && !pg.frozen).then(|| due_ms.saturating_sub(self.now_ms))
+        pg.commits().then(|| due_ms.saturating_sub(self.now_ms))
     }
 
     /// The keeper's write probe, and what walsenders know of their standbys.

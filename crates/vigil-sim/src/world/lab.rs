@@ -114,7 +114,7 @@ impl Lab {
     /// A client commits: the record's timeline and number, if somebody takes it.
     pub fn commit(&mut self, host: usize) -> Option<(u32, u64)> {
         let pg = &self.world.hosts[host].pg;
-        if pg.frozen || pg.writer().is_none_or(|w| w.stopping) {
+        if pg.frozen || pg.sessions_frozen || pg.writer().is_none_or(|w| w.stopping) {
             return None;
         }
         self.world.write(host, 1);

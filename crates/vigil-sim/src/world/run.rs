@@ -47,6 +47,7 @@ impl World {
         self.go_until(rest_ms, |_| false);
         self.heal();
         self.recover();
+        self.keepers_go();
         self.quiet = true;
         let acked: Vec<Vec<(u32, u64)>> =
             (0..self.stores.len()).map(|group| self.ghost.acknowledged(group).collect()).collect();
@@ -56,7 +57,7 @@ impl World {
         self.coverage.simulated_ms += self.now_ms;
     }
 
-    fn recover(&mut self) {
+    pub(super) fn recover(&mut self) {
         let begun_ms = self.now_ms;
         let mut well_since = None;
         let mut asked_ms = begun_ms;
@@ -138,7 +139,7 @@ impl World {
         }
     }
 
-    fn go_until(&mut self, ms: u64, done: impl Fn(&World) -> bool) {
+    pub(super) fn go_until(&mut self, ms: u64, done: impl Fn(&World) -> bool) {
         let end_ms = self.now_ms + ms;
         let mut ask_ms = self.now_ms;
         while self.violation.is_none() {

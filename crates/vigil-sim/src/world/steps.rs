@@ -223,7 +223,7 @@ impl World {
             Step::FastForward { source, until } => self.fetch(host, *source, until.lsn),
             Step::Promote { rule, .. } | Step::PutRule { rule } => {
                 let obeys = pg.writer().is_some_and(|w| w.rule == *rule);
-                if !obeys || !pg.is_primary() || pg.frozen {
+                if !obeys || !pg.commits() {
                     return no("not in force");
                 }
                 let from = Wal::lsn(pg.wal.len());
@@ -354,7 +354,7 @@ impl World {
     /// A fast stop that may take longer than its budget.
     fn stop(&mut self, host: usize) {
         let pg = &self.hosts[host].pg;
-        let clean = pg.is_primary() && !pg.frozen && self.rng.chance(92);
+        let clean = pg.commits() && self.rng.chance(92);
         self.stopped(host, clean);
     }
 
@@ -403,7 +403,7 @@ impl World {
         let Some(from) = self.host_of(self.hosts[host].group, primary) else {
             return no("no such host");
         };
-        let serves = self.hosts[from].pg.is_primary() && !self.hosts[from].pg.frozen;
+        let serves = self.hosts[from].pg.commits();
         if !serves || !self.linked(host, from) || !self.linked(from, host) {
             return no("the primary cannot be reached");
         }
