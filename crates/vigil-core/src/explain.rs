@@ -9,7 +9,7 @@ use crate::facts::{Facts, Reach};
 use crate::goals::{Assignment, current_election, goals};
 use crate::group::{Group, Member, Plan};
 use crate::ids::{NodeId, Now};
-use crate::message::{Report, Server};
+use crate::message::{Problem, Report, Server};
 use crate::rule::Shortfall;
 use crate::state::NodeState;
 use crate::sync::is_countable;
@@ -371,6 +371,10 @@ fn node_findings(
                  be the primary, remove standby.signal from its data directory, then restart its \
                  keeper"
                 .to_owned(),
+            Problem::STATE_NOT_SAVED => format!(
+                "make room for it, or mend that disk, at {}; it tries again every second",
+                member.host
+            ),
             _ => format!("see the log of {name}'s keeper; it tries again by itself"),
         };
         find(&problem.code, problem.text.clone(), remedy);

@@ -94,6 +94,11 @@ pub struct Problem {
     pub failures: u32,
 }
 
+impl Problem {
+    /// The keeper cannot save its state: it can promise nothing at present.
+    pub const STATE_NOT_SAVED: &str = "state_not_saved";
+}
+
 /// Something that happened at a node and belongs into the group's events. Told with every report;
 /// the monitor's record says up to which number it has been noted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -151,6 +156,13 @@ pub struct Report {
     /// The step it is at, for people.
     pub doing: Option<String>,
     pub system_id: Option<u64>,
+}
+
+impl Report {
+    /// Whether the node could save a promise, as far as it knows.
+    pub fn can_promise(&self) -> bool {
+        self.problem.as_ref().is_none_or(|p| p.code != Problem::STATE_NOT_SAVED)
+    }
 }
 
 /// A node of the group: where it can be reached, and what the operator wants of it.

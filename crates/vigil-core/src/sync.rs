@@ -62,6 +62,12 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
         .filter(|id| !leaving(*id) && away_ms(*id) <= group.settings.member_gone_ms)
         .collect();
     members.extend(others().map(|m| m.id).filter(|id| is_countable(group, facts, rule, *id, now)));
+    // Who can save no promise keeps an election waiting: it is counted only where nobody else is.
+    let can_promise = |id: &NodeId| facts.report(*id).is_none_or(Report::can_promise);
+    let able: BTreeSet<NodeId> = members.iter().copied().filter(can_promise).collect();
+    if able.len() >= k.max(1) as usize {
+        members = able;
+    }
     let by_choice = |m: &Member| m.id == rule.primary || !m.replication_quorum || m.dropped;
     if others().next().is_none() && (k == 0 || group.members.values().all(by_choice)) {
         return changed(rule, BTreeSet::new(), 0);

@@ -62,6 +62,8 @@ pub struct Agent {
     in_force: Option<RuleId>,
     connected: bool,
     failures: Option<(&'static str, u32)>,
+    /// The last save failed.
+    unsaved: bool,
     asked_to_stop: Option<Instant>,
     leaving: bool,
 }
@@ -101,6 +103,7 @@ impl Agent {
             in_force: None,
             connected: false,
             failures: None,
+            unsaved: false,
             asked_to_stop: None,
             leaving: false,
         }
@@ -143,12 +146,11 @@ impl Agent {
                     NodeInput::Tick
                 }
             };
-            let mut outputs = self.driver.handle(input, self.clock.now());
+            let mut exit = self.give(input).await;
             for (kind, text) in self.local.take_notices() {
-                let notice = NodeInput::Notice { kind, text };
-                outputs.extend(self.driver.handle(notice, self.clock.now()));
+                exit |= self.give(NodeInput::Notice { kind, text }).await;
             }
-            if self.carry_out(outputs).await? {
+            if exit {
                 return self.farewell().await;
             }
             self.publish();
@@ -334,8 +336,22 @@ impl Agent {
         self.chores = Some(tokio::spawn(round));
     }
 
-    /// Whether the driver says that nothing is left to do.
-    async fn carry_out(&mut self, outputs: Vec<NodeOutput>) -> Result<bool, Failure> {
+    /// Hands one input to the driver and does what it says. Whether nothing is left to do.
+    async fn give(&mut self, input: NodeInput) -> bool {
+        let outputs = self.driver.handle(input, self.clock.now());
+        match self.carry_out(outputs).await {
+            Ok(exit) => exit,
+            Err(reason) => {
+                let input = NodeInput::NotSaved { reason };
+                let outputs = self.driver.handle(input, self.clock.now());
+                // They save nothing.
+                self.carry_out(outputs).await.unwrap_or(false)
+            }
+        }
+    }
+
+    /// Up to the first save that fails: then why. Nothing behind it may run ahead of the disk.
+    async fn carry_out(&mut self, outputs: Vec<NodeOutput>) -> Result<bool, String> {
         let mut exit = false;
         for output in outputs {
             match output {
@@ -354,25 +370,23 @@ impl Agent {
         Ok(exit)
     }
 
-    /// Durable when it returns: nothing that follows may run ahead of the disk.
-    async fn save(&mut self, record: Box<NodeRecord>) -> Result<(), Failure> {
-        let mut complained = false;
-        loop {
-            let (local, to_save) = (Arc::clone(&self.local), record.clone());
-            let saved = tokio::task::spawn_blocking(move || local.state.save_record(&to_save));
-            let error = match saved.await {
-                Ok(Ok(())) => break,
-                Ok(Err(error)) => error.to_string(),
-                Err(join) => join.to_string(),
-            };
-            if !complained {
-                complained = true;
-                tracing::error!(error, "cannot save the state file; doing nothing until it works");
+    /// Durable when it returns.
+    async fn save(&mut self, record: Box<NodeRecord>) -> Result<(), String> {
+        let (local, to_save) = (Arc::clone(&self.local), record.clone());
+        let saved = tokio::task::spawn_blocking(move || local.state.save_record(&to_save)).await;
+        let error = match saved {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(join) => Some(join.to_string()),
+        };
+        if let Some(error) = error {
+            if !std::mem::replace(&mut self.unsaved, true) {
+                tracing::error!(error, "cannot save the state: promising nothing until it works");
             }
-            tokio::select! {
-                () = tokio::time::sleep(Duration::from_millis(200)) => {}
-                _ = self.channels.shutdown.recv() => return Err(Failure::unexpected(error)),
-            }
+            return Err(error);
+        }
+        if std::mem::take(&mut self.unsaved) {
+            tracing::info!("the state can be saved again");
         }
         let peers_changed = self.channels.record.borrow().peers != record.peers;
         if peers_changed {

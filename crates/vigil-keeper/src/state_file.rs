@@ -135,7 +135,8 @@ impl StateDir {
             source: e.into(),
         })?;
         text.push(b'\n');
-        durable::write(&path, &text)
+        // Also where the temporary file beside it is what failed: that name tells nobody anything.
+        durable::write(&path, &text).map_err(|error| FileError { path, ..error })
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod course;
 mod report;
+mod unsaved;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,6 +20,8 @@ use crate::node::step::{Step, StepDone};
 use crate::node::{Circumstances, Next, next_step};
 use crate::rule::Pledge;
 use crate::wal::Lsn;
+
+use unsaved::Unsaved;
 
 /// A primary's probe makes WAL move at every heartbeat; a standby that has got none for so long is
 /// not fed, in milliseconds.
@@ -57,6 +60,11 @@ pub enum NodeInput {
         kind: EventKind,
         text: String,
     },
+    /// The first [`NodeOutput::Save`] of the last outputs that failed, and why. Fed before anything
+    /// else; what came after that save was not carried out.
+    NotSaved {
+        reason: String,
+    },
     /// Asked to stop politely.
     Leave,
     Tick,
@@ -80,12 +88,14 @@ pub enum NodeOutput {
     Exit,
 }
 
+#[derive(Clone)]
 struct Running {
     id: u64,
     step: Step,
     cancelled: bool,
 }
 
+#[derive(Clone)]
 struct Retry {
     failures: u32,
     /// Those of them that will not pass by themselves.
@@ -96,6 +106,7 @@ struct Retry {
 }
 
 /// The keeper's state between inputs. Only `record` is durable.
+#[derive(Clone)]
 pub struct NodeDriver {
     record: NodeRecord,
     order: Option<Order>,
@@ -127,6 +138,10 @@ pub struct NodeDriver {
     sent_ms: u64,
     /// The epoch of the order by which the data directory is being replaced.
     replacing_epoch: Option<Epoch>,
+    saved_ms: u64,
+    unsaved: Option<Unsaved>,
+    /// How it was before the last input, and that input, should its save fail.
+    undo: Option<Box<(NodeDriver, NodeInput)>>,
 }
 
 impl NodeDriver {
@@ -155,6 +170,9 @@ impl NodeDriver {
             last_sent: None,
             sent_ms: 0,
             replacing_epoch: None,
+            saved_ms: now.mono_ms,
+            unsaved: None,
+            undo: None,
         }
     }
 
@@ -168,13 +186,32 @@ impl NodeDriver {
 
     /// Takes one input in and says what to do.
     pub fn handle(&mut self, input: NodeInput, now: Now) -> Vec<NodeOutput> {
-        let mut out = Vec::new();
         self.note_time(now);
+        let undo = self.undo.take();
+        if let NodeInput::NotSaved { reason } = input {
+            return undo.map_or_else(Vec::new, |undo| self.not_saved(*undo, reason, now));
+        }
+        if self.unsaved.as_ref().is_some_and(|unsaved| !unsaved.is_due(now)) {
+            return self.handle_unsaved(input, now);
+        }
+        let before = (self.clone(), input.clone());
+        let mut out = Vec::new();
+        self.take_held(now, &mut out);
+        self.take(input, now, &mut out);
+        self.advance(now, &mut out);
+        self.report_if_due(now, &mut out);
+        self.prove_the_disk(now, &mut out);
+        if out.iter().any(|o| matches!(o, NodeOutput::Save(_))) {
+            self.saved_ms = now.mono_ms;
+            self.undo = Some(Box::new(before));
+        }
+        out
+    }
+
+    fn take(&mut self, input: NodeInput, now: Now, out: &mut Vec<NodeOutput>) {
         match input {
             NodeInput::Welcomed { node_id } => {
-                self.stream_up = true;
-                self.heard_ms = now.mono_ms;
-                self.last_sent = None;
+                self.welcome(now);
                 if self.record.node_id != Some(node_id) {
                     self.record.node_id = Some(node_id);
                     out.push(NodeOutput::Save(Box::new(self.record.clone())));
@@ -182,9 +219,9 @@ impl NodeDriver {
             }
             NodeInput::StreamLost => self.stream_up = false,
             NodeInput::Heard => self.heard_ms = now.mono_ms,
-            NodeInput::Order(order) => self.take_order(order, now, &mut out),
-            NodeInput::Observed(seen) => self.look(seen, now, &mut out),
-            NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, &mut out),
+            NodeInput::Order(order) => self.take_order(order, now, out),
+            NodeInput::Observed(seen) => self.look(seen, now, out),
+            NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, out),
             NodeInput::Notice { kind, text } => {
                 self.record.notice(kind, text);
                 out.push(NodeOutput::Save(Box::new(self.record.clone())));
@@ -193,11 +230,14 @@ impl NodeDriver {
                 self.leaving_since_ms.get_or_insert(now.mono_ms);
                 self.last_sent = None;
             }
-            NodeInput::Tick => {}
+            NodeInput::NotSaved { .. } | NodeInput::Tick => {}
         }
-        self.advance(now, &mut out);
-        self.report_if_due(now, &mut out);
-        out
+    }
+
+    fn welcome(&mut self, now: Now) {
+        self.stream_up = true;
+        self.heard_ms = now.mono_ms;
+        self.last_sent = None;
     }
 
     /// What is seen first after a pause may be as old as the pause: the members' words wait to be
@@ -240,6 +280,7 @@ impl NodeDriver {
         let deadlines = [
             self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
             self.retry.as_ref().map(|retry| retry.not_before_ms),
+            self.next_save_ms(),
             // An isolated primary stops then.
             Some(self.heard_ms + settings.silence_ms() + 1),
             self.leaving_since_ms.map(|since| since + LEAVE_TOGETHER_MS),

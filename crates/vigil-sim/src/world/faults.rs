@@ -28,6 +28,7 @@ pub(crate) enum Undo {
     },
     Unstick(usize),
     FastDisk(usize),
+    Room(usize),
     FastLink(usize),
     Calm,
     Monitor(usize),
@@ -160,6 +161,10 @@ impl World {
             Kind::SlowDisk => {
                 self.hosts[host].slow_disk = true;
                 self.after(lasts_ms, undo(Undo::FastDisk(host)));
+            }
+            Kind::FullDisk => {
+                self.hosts[host].full_disk = true;
+                self.after(lasts_ms, undo(Undo::Room(host)));
             }
             Kind::SlowLink => {
                 self.hosts[host].lag_ms = 50 + detail % 700;
@@ -323,6 +328,7 @@ impl World {
                 }
             }
             Undo::FastLink(host) => self.hosts[host].lag_ms = 0,
+            Undo::Room(host) => self.hosts[host].full_disk = false,
             Undo::FastDisk(host) => self.hosts[host].slow_disk = false,
             Undo::Calm => (self.net.lossy, self.net.repeats) = (false, false),
             Undo::Monitor(0) => {
@@ -519,6 +525,7 @@ impl World {
             let life = self.hosts[host].pg.life;
             self.hosts[host].powered = true;
             self.hosts[host].slow_disk = false;
+            self.hosts[host].full_disk = false;
             self.hosts[host].lag_ms = 0;
             self.hosts[host].dies_after = None;
             self.thaw(host, life, true);

@@ -59,6 +59,8 @@ pub(crate) struct Host {
     /// SIGSTOP of the keeper.
     pub(crate) keeper_frozen: bool,
     pub(crate) slow_disk: bool,
+    /// The keeper cannot save its state.
+    pub(crate) full_disk: bool,
     /// WAL comes and acknowledgements go only so late, in milliseconds.
     pub(crate) lag_ms: u64,
     /// The keeper dies before it carries out this many more outputs.
@@ -117,6 +119,7 @@ impl World {
             powered: true,
             keeper_frozen: false,
             slow_disk: false,
+            full_disk: false,
             lag_ms: 0,
             dies_after: None,
             left: false,
@@ -378,6 +381,10 @@ impl World {
                 None => {}
             }
             match output {
+                NodeOutput::Save(_) if self.hosts[host].full_disk => {
+                    self.note_host(host, "keeper", || "cannot save".into());
+                    return self.feed(host, NodeInput::NotSaved { reason: "no room".into() });
+                }
                 NodeOutput::Save(record) => self.save(host, *record),
                 NodeOutput::Run { id, step } => self.begin_step(host, id, step),
                 NodeOutput::Cancel { id } => self.cancel_step(host, id),

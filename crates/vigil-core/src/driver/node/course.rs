@@ -32,7 +32,9 @@ impl NodeDriver {
         match result {
             Ok(done) => {
                 self.retry = None;
-                self.step_done(&running.step, &done, out);
+                if let Some(done) = self.hold_back(&running.step, done) {
+                    self.step_done(&running.step, &done, out);
+                }
             }
             Err(_) if running.cancelled => {}
             Err(text) => {
@@ -49,7 +51,7 @@ impl NodeDriver {
         }
     }
 
-    fn step_done(&mut self, step: &Step, done: &StepDone, out: &mut Vec<NodeOutput>) {
+    pub(super) fn step_done(&mut self, step: &Step, done: &StepDone, out: &mut Vec<NodeOutput>) {
         let mut record = self.record.clone();
         match step {
             Step::Rewind { primary, .. } | Step::Clone { primary, .. } => {
@@ -106,11 +108,13 @@ impl NodeDriver {
             self.run(step, out);
             return;
         }
-        if self.retry.as_ref().is_some_and(|r| now.mono_ms < r.not_before_ms) {
+        if self.retry.as_ref().is_some_and(|r| now.mono_ms < r.not_before_ms) || self.is_held_back()
+        {
             return;
         }
         match self.next(&seen) {
             Next::Do(step) => self.run(step, out),
+            Next::Write(..) if self.unsaved.is_some() => {}
             Next::Write(record, step) => {
                 self.record = *record;
                 out.push(NodeOutput::Save(Box::new(self.record.clone())));

@@ -101,6 +101,9 @@ impl NodeDriver {
     }
 
     fn problem(&self, seen: &Observed) -> Option<Problem> {
+        if let Some(unsaved) = &self.unsaved {
+            return Some(unsaved.problem());
+        }
         if let Data::Foreign { reason } = &seen.data {
             let (code, text) = ("foreign_data".to_owned(), reason.clone());
             return Some(Problem { code, text, failures: 0 });
