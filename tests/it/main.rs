@@ -27,6 +27,7 @@ mod harness;
 mod harness_checks;
 
 mod blind;
+mod broken_conf;
 mod busy;
 mod command_line;
 mod each_step;

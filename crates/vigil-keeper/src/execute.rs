@@ -1,5 +1,6 @@
 //! The hands: one function per step, doing exactly what `vigil_core::node::step` says.
 
+mod broken_conf;
 mod detach;
 mod found;
 mod lead;

@@ -8,6 +8,7 @@
 //! | [`install`], [`user`] | which binaries, as which user |
 //! | [`pgdata`], [`control`] | the directory, `pg_control`, timelines, markers |
 //! | [`conf`], [`hba`] | the managed settings and access rules |
+//! | [`broken_conf`] | lines for which Postgres refuses its whole configuration |
 //! | [`process`] | start, adopt, stop, kill, watch |
 //! | [`sql`] | status, probes, roles, slots over the Unix socket |
 //! | [`receiver`], [`in_force`] | the pledge's and the sync rule's half that Postgres has to do |
@@ -15,6 +16,7 @@
 //! | [`standby`] | clone, rewind, keeping WAL |
 
 mod auto_conf;
+pub mod broken_conf;
 mod children;
 pub mod conf;
 pub mod control;

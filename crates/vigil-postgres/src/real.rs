@@ -1,5 +1,6 @@
 //! Tests with real servers.
 
+mod broken_conf;
 mod clones;
 mod planted;
 mod processes;

@@ -49,6 +49,18 @@ impl Executor {
         self.local.set_upstream(None);
         let conf = self.local.write_conf(&self.record, Role::Detached)?;
         self.reset_overrides(&conf.names()).await?;
+        let ended = self.end_receivers(postmaster).await;
+        // A receiver that connects in vain ends every moment, whatever the server was told: that
+        // none is there proves nothing as long as another one may come.
+        if self.ignores("primary_conninfo", &conf.primary_conninfo).await
+            && self.mend_conf().await?
+        {
+            return self.end_receivers(postmaster).await;
+        }
+        ended
+    }
+
+    async fn end_receivers(&self, postmaster: &Postmaster) -> Result<StepDone> {
         for _ in 0..2 {
             match receiver::drop_receiver(postmaster).await {
                 Ok(how) => {
@@ -92,15 +104,19 @@ impl Executor {
         if let Some(history) = self.primary_history() {
             self.fill_gaps(history).await?;
         }
-        self.attach(&postmaster, primary)?;
+        let conninfo = self.attach(&postmaster, primary)?;
+        if self.ignores("primary_conninfo", &conninfo).await && self.mend_conf().await? {
+            postmaster.reload()?;
+        }
         self.local.set_upstream(Some((primary, self.record.promise)));
         Ok(StepDone::Plain)
     }
 
-    fn attach(&self, postmaster: &Postmaster, upstream: NodeId) -> Result<()> {
-        self.local.write_conf(&self.record, Role::Follower(upstream))?;
+    /// Returns the `primary_conninfo` that it will have.
+    fn attach(&self, postmaster: &Postmaster, upstream: NodeId) -> Result<String> {
+        let conf = self.local.write_conf(&self.record, Role::Follower(upstream))?;
         postmaster.reload()?;
-        Ok(())
+        Ok(conf.primary_conninfo)
     }
 
     /// A receiver fetches every history file between its own timeline and the primary's; numbers

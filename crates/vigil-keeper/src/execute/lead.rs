@@ -153,6 +153,7 @@ impl Executor {
             .filter(|peer| !rule.members.contains(&peer.id))
             .map(|peer| peer.name.clone())
             .collect();
+        self.mend_conf().await?;
         let change = NamesChange {
             pgdata: &local.pgdata,
             postmaster: &postmaster,

@@ -72,6 +72,15 @@ impl Executor {
 
     /// Starts the server and waits until it takes connections.
     pub(super) async fn spawn(&self, within: Duration) -> Result<Postmaster> {
+        match self.spawn_once(within).await {
+            Err(error) if has_died(&error) && self.mend_conf_at_rest().await? => {
+                self.spawn_once(within).await
+            }
+            done => done,
+        }
+    }
+
+    async fn spawn_once(&self, within: Duration) -> Result<Postmaster> {
         let local = &self.local;
         rotate(&local.log);
         socket_lock::clear_stale(&local.socket_dir, local.port, &local.pgdata)?;
@@ -89,6 +98,10 @@ fn rotate(log: &Path) {
     if is_big && let Err(error) = fs::rename(log, log.with_extension("log.old")) {
         tracing::warn!(%error, log = %log.display(), "cannot rotate the log of Postgres");
     }
+}
+
+fn has_died(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(ProcessError::Died { .. }))
 }
 
 fn is_not_ready_yet(error: &anyhow::Error) -> bool {
