@@ -280,7 +280,7 @@ impl NodeDriver {
         let deadlines = [
             self.stream_up.then_some(self.sent_ms + settings.heartbeat_interval_ms),
             self.retry.as_ref().map(|retry| retry.not_before_ms),
-            self.next_save_ms(),
+            Some(self.next_save_ms()),
             // An isolated primary stops then.
             Some(self.heard_ms + settings.silence_ms() + 1),
             self.leaving_since_ms.map(|since| since + LEAVE_TOGETHER_MS),

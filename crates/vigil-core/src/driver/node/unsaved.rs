@@ -157,7 +157,7 @@ impl NodeDriver {
         }
     }
 
-    pub(super) fn next_save_ms(&self) -> Option<u64> {
-        Some(self.unsaved.as_ref().map_or(self.saved_ms + PROOF_MS, |u| u.not_before_ms))
+    pub(super) fn next_save_ms(&self) -> u64 {
+        self.unsaved.as_ref().map_or(self.saved_ms + PROOF_MS, |u| u.not_before_ms)
     }
 }
