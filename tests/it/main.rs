@@ -30,6 +30,7 @@ mod busy;
 mod command_line;
 mod each_step;
 mod endpoints;
+mod full_disks;
 mod group_sizes;
 mod kept_from_harm;
 mod lost_monitor;
