@@ -6,7 +6,7 @@ use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Order, Report, Sender, Server};
 use vigil_core::node::observed::{Data, Observed, ServerView, UpView};
-use vigil_core::node::record::NodeRecord;
+use vigil_core::node::record::{NodeRecord, Replacing};
 use vigil_core::node::step::{Step, StepDone};
 use vigil_core::wal::{Lsn, TimelineHistory, Tli};
 
@@ -19,12 +19,13 @@ struct Keeper {
     running: Option<(u64, Step)>,
     ms: u64,
     sent: Vec<Report>,
+    disk_is_full: bool,
 }
 
 impl Keeper {
     fn new(disk: NodeRecord) -> Self {
         let driver = NodeDriver::new(disk.clone(), t(T0));
-        Keeper { driver, disk, running: None, ms: T0, sent: Vec::new() }
+        Keeper { driver, disk, running: None, ms: T0, sent: Vec::new(), disk_is_full: false }
     }
 
     fn welcomed(disk: NodeRecord) -> Self {
@@ -43,6 +44,11 @@ impl Keeper {
         let mut begun = Vec::new();
         for output in self.driver.handle(input, t(self.ms)) {
             match output {
+                NodeOutput::Save(_) if self.disk_is_full => {
+                    let reason = "no space left on device".to_owned();
+                    begun.extend(self.take(NodeInput::NotSaved { reason })?);
+                    break;
+                }
                 NodeOutput::Save(next) => {
                     if next.promise < self.disk.promise || next.led_in < self.disk.led_in {
                         return Err("a promise is taken back".to_owned());
@@ -462,6 +468,9 @@ enum Event {
     Welcomed,
     StreamLost,
     Later(u64),
+    Disk {
+        full: bool,
+    },
     Leave,
     /// The keeper is killed; only its disk is left.
     Restart,
@@ -477,6 +486,7 @@ fn events() -> impl Strategy<Value = Event> {
         2 => Just(Event::Welcomed),
         1 => Just(Event::StreamLost),
         2 => prop::sample::select(vec![1u64, 200, 4000, 40_000]).prop_map(Event::Later),
+        2 => any::<bool>().prop_map(|full| Event::Disk { full }),
         1 => prop::bool::weighted(0.2).prop_map(|l| if l { Event::Leave } else { Event::Restart }),
     ]
 }
@@ -559,6 +569,10 @@ proptest! {
                     keeper.ms += ms;
                     NodeInput::Tick
                 }
+                Event::Disk { full } => {
+                    keeper.disk_is_full = full;
+                    NodeInput::Tick
+                }
                 Event::Leave => NodeInput::Leave,
                 Event::Restart => {
                     keeper.driver = NodeDriver::new(keeper.disk.clone(), t(keeper.ms));
@@ -569,6 +583,70 @@ proptest! {
             keeper.take(input).map_err(TestCaseError::fail)?;
         }
     }
+}
+
+// ---- a state file that cannot be written
+
+/// What is on the disk is told, with the reason; the promise is made once there is room.
+#[test]
+fn without_room_for_its_state_a_node_promises_nothing_and_goes_on_otherwise() {
+    let mut keeper = Keeper::welcomed(record(2));
+    keeper.ordered(order(7, 10, follow(1)));
+    keeper.sees(attached(1, 7, true));
+    keeper.disk_is_full = true;
+    assert_eq!(keeper.ordered(order(8, 20, PLEDGE)), []);
+    let told = keeper.sent.last().unwrap();
+    let problem = told.problem.as_ref().unwrap();
+    assert_eq!((told.promise, problem.code.as_str()), (Epoch(7), "state_not_saved"));
+    assert!(problem.text.contains("no space left"), "{problem:?}");
+    assert_eq!(problem.failures, 0, "no reason to take it out of service");
+    assert!(!told.can_promise());
+
+    // The order that it has taken in is obeyed further.
+    let steps = keeper.sees(ServerView::Down);
+    assert_eq!(steps, [Step::StartStandby]);
+    keeper.then_sees(standby());
+    assert_eq!(keeper.disk.promise, Epoch(7));
+
+    keeper.disk_is_full = false;
+    keeper.ms += 2_000;
+    keeper.sees(standby());
+    assert_eq!(keeper.disk.promise, Epoch(8));
+    let told = keeper.sent.last().unwrap();
+    assert_eq!((told.promise, &told.problem), (Epoch(8), &None));
+}
+
+/// A copy that was made must not be made again because its end could not be noted at once.
+#[test]
+fn what_a_step_has_done_is_noted_as_soon_as_there_is_room() {
+    let disk = NodeRecord { replacing: Some(Replacing::Clone), ..record(2) };
+    let mut keeper = Keeper::welcomed(disk);
+    keeper.sees(ServerView::Down);
+    let steps = keeper.ordered(order(7, 10, follow(1)));
+    assert!(matches!(steps.as_slice(), [Step::Clone { .. }]), "{steps:?}");
+    keeper.disk_is_full = true;
+    keeper.ends(Ok(StepDone::Created { system_id: 1 }));
+    for _ in 0..3 {
+        keeper.ms += 600;
+        assert_eq!(keeper.sees(ServerView::Down), [], "it waits for its disk");
+    }
+    keeper.disk_is_full = false;
+    keeper.ms += 1_100;
+    let steps = keeper.sees(ServerView::Down);
+    assert_eq!(steps, [Step::StartFollowing { primary: NodeId(1) }]);
+}
+
+/// It is known before an election needs it.
+#[test]
+fn an_idle_node_proves_that_it_could_save_a_promise() {
+    let mut keeper = Keeper::welcomed(record(2));
+    keeper.ordered(order(7, 10, follow(1)));
+    keeper.disk_is_full = true;
+    for _ in 0..6 {
+        keeper.ms += 1_000;
+        keeper.sees(attached(1, 7, true));
+    }
+    assert!(!keeper.sent.last().unwrap().can_promise());
 }
 
 // ---- what the simulator found in the keeper
