@@ -61,6 +61,7 @@ pub struct Primary {
 
 /// One data directory and its server.
 #[derive(Clone, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, changed one by one")]
 pub struct Postgres {
     pub exists: bool,
     pub wal: Wal,
