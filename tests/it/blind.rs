@@ -11,6 +11,7 @@ use crate::harness::{FewDescriptors, Lab, Part, is_root, not_run, run, secs};
 #[test]
 fn a_keeper_without_descriptors_says_nothing_of_postgres() {
     let mut lab = Lab::builder().start();
+    lab.expect_error("cannot save the state");
     let writers = lab.writers(2);
     writers.wait_until_steady();
     let begun = Instant::now();
@@ -35,7 +36,7 @@ fn a_keeper_without_descriptors_says_nothing_of_postgres() {
 #[test]
 fn a_keeper_without_descriptors_does_not_hide_a_loss() {
     let mut lab = Lab::builder().start();
-    lab.expect_error("cannot save the state file");
+    lab.expect_error("cannot save the state");
     let writers = lab.writers(2);
     writers.wait_until_steady();
     let few = FewDescriptors::of(lab.processes("node1", Part::Keeper)[0], 4);
