@@ -265,12 +265,12 @@ impl Agent {
         let seen = match look.seen {
             Ok(seen) => seen,
             // The next one is not hurried: a refusal costs the server a process.
-            Err(NotSeen { why, data }) => {
+            Err(NotSeen { why, data, standby }) => {
                 self.not_let_in = Some((Instant::now(), why.clone()));
                 if data.is_some() {
                     self.seen = None;
                 }
-                return Some(NodeInput::NotSeen { why, data });
+                return Some(NodeInput::NotSeen { why, data, standby });
             }
         };
         self.pace.looked();

@@ -47,6 +47,8 @@ pub struct NotSeen {
     pub why: NotLetIn,
     /// The directory of a server of which nothing was ever seen; `None`: it was, since its start.
     pub data: Option<Data>,
+    /// By its files it is in recovery.
+    pub standby: bool,
 }
 
 /// Looks for ever: when asked, and by itself when the server's first process has exited or a
@@ -246,7 +248,9 @@ impl Observer {
         // Without the process table it is not even known whether it is another server.
         let known = self.memory.started_at_us != 0 || why.barrier == Barrier::Machine;
         let record = Arc::clone(&self.record.borrow());
-        NotSeen { why, data: (!known).then(|| data(&self.local, &record)) }
+        // A promotion removes it.
+        let standby = self.local.pgdata.join("standby.signal").exists();
+        NotSeen { why, data: (!known).then(|| data(&self.local, &record)), standby }
     }
 
     /// The server lives and does not tell its status. `None`: that says nothing about it.

@@ -52,10 +52,11 @@ pub enum NodeInput {
     Order(Order),
     Observed(Observed),
     /// A look was refused or failed. `data`: the server that runs has never been seen; nothing but
-    /// its data directory is known.
+    /// its data directory is known. `standby`: by its files it is in recovery.
     NotSeen {
         why: NotLetIn,
         data: Option<Data>,
+        standby: bool,
     },
     /// What is wrong here, whenever that changes.
     Troubles(Vec<Trouble>),
@@ -123,6 +124,7 @@ pub struct NodeDriver {
     not_let_in: Option<NotLetIn>,
     /// Of the server that runs nothing has ever been seen: `seen` tells of its directory alone.
     never_seen: bool,
+    by_files_standby: bool,
     /// When the server itself was last seen.
     looked_ms: u64,
     troubles: Vec<Trouble>,
@@ -167,6 +169,7 @@ impl NodeDriver {
             seen_ms: now.mono_ms,
             not_let_in: None,
             never_seen: false,
+            by_files_standby: false,
             looked_ms: now.mono_ms,
             troubles: Vec::new(),
             last_ms: now.mono_ms,
@@ -244,12 +247,13 @@ impl NodeDriver {
                 self.looked_ms = now.mono_ms;
                 self.look(seen, now, out);
             }
-            NodeInput::NotSeen { why, data } => {
+            NodeInput::NotSeen { why, data, standby } => {
                 self.not_let_in = Some(why);
                 if let Some(data) = data {
                     // There is nothing to be done to a server of which nothing is known but to
                     // stop it, as to one that starts.
                     self.never_seen = true;
+                    self.by_files_standby = standby;
                     self.look(Observed { data, server: ServerView::Starting }, now, out);
                 }
             }

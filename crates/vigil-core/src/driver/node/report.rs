@@ -68,7 +68,11 @@ impl NodeDriver {
             state: self.public_state(seen),
             promise: self.record.promise,
             order_seq: self.record.order_seq,
-            server: if self.never_seen { Server::Unknown } else { server_word(seen) },
+            // It may be a primary that works. One that has become a standby has to be replaced.
+            server: match (self.never_seen, self.by_files_standby) {
+                (true, false) => Server::Unknown,
+                _ => server_word(seen),
+            },
             pledge: self.fetching.or(own),
             own_rule: self.record.own_rule.clone(),
             in_force: self.in_force.map(|(rule, _)| rule),
