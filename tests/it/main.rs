@@ -33,6 +33,7 @@ mod command_line;
 mod each_step;
 mod effects;
 mod endpoints;
+mod explanations;
 mod full_disks;
 mod group_sizes;
 mod idle_primary;

@@ -1,19 +1,21 @@
 //! What people see: the state table, what is waited for, alerts, and findings with remedies.
 
+mod findings;
+
 use std::collections::BTreeMap;
 
 use crate::decide::{awaited_in_recovery, waiting_words};
 use crate::detect::{Verdict, can_be_won, judge};
-use crate::election::{Election, WaitFor, still_leads};
+use crate::election::{Election, still_leads};
 use crate::facts::{Facts, Reach};
 use crate::goals::{Assignment, current_election, goals};
 use crate::group::{Group, Member, Plan};
 use crate::ids::{NodeId, Now};
-use crate::message::{Problem, Report, Server};
-use crate::rule::Shortfall;
+use crate::message::{Report, Server};
+use crate::rule::SyncRule;
 use crate::state::NodeState;
 use crate::sync::is_countable;
-use crate::view::{Alert, Finding, GroupView, NodeFindings, NodeView, Waiting};
+use crate::view::{Alert, GroupView, NodeFindings, NodeView, Waiting};
 use crate::words::count;
 
 /// Renders a wall-clock time for people; handed in, because the core knows no calendar.
@@ -23,11 +25,7 @@ pub type Clock<'a> = &'a dyn Fn(i64) -> String;
 pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
     let assigned = goals(group, facts, now);
     let rule = group.rule();
-    let writable = rule.filter(|r| {
-        facts.fresh(r.primary, &group.settings, now).is_some_and(|report| {
-            still_leads(report, r) && report.in_force.is_some_and(|f| f.epoch == r.epoch)
-        })
-    });
+    let writable = served(group, facts, now);
     let promotable = group.members.values().filter(|m| is_promotable(group, facts, m, now)).count();
     let observed = rule.map_or(0, |r| {
         r.members.iter().filter(|id| is_countable(group, facts, r, **id, now)).count()
@@ -49,12 +47,13 @@ pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
             .values()
             .map(|m| NodeFindings {
                 nodename: m.name.clone(),
-                findings: findings(group, facts, m, now),
+                findings: findings::findings(group, facts, m, now),
             })
             .filter(|f| !f.findings.is_empty())
             .collect(),
         writable: writable.map(|r| r.primary),
-        sync_expected: rule.map_or(0, |r| u32::try_from(r.members.len()).unwrap_or(u32::MAX)),
+        sync_expected: u32::try_from(rule.map_or(0, |r| expected(group, facts, r, now)))
+            .unwrap_or(u32::MAX),
         sync_observed: u32::try_from(observed).unwrap_or(u32::MAX),
         promotable_standbys: u32::try_from(promotable).unwrap_or(u32::MAX),
     };
@@ -62,13 +61,67 @@ pub fn view(group: &Group, facts: &Facts, now: Now, clock: Clock) -> GroupView {
     view
 }
 
+/// A look that is older tells little of now, in milliseconds: beside three heartbeats.
+const LOOK_OLD_MS: u64 = 2_000;
+/// A standby that is attached gets WAL at every heartbeat; for so long beside two of them it may be
+/// between two connections, in milliseconds.
+const STARVED_MS: u64 = 6_000;
+
+/// Whether the keeper knows how its Postgres does.
+pub(crate) fn sees(report: &Report) -> bool {
+    let old_ms = if report.not_let_in.is_some() { 0 } else { 3 * report.interval_ms };
+    report.look_age_ms <= LOOK_OLD_MS + old_ms
+        && (report.not_let_in.is_none() || report.server != Server::Unknown)
+}
+
+/// The rule whose primary serves, by its own word.
+fn served<'a>(group: &'a Group, facts: &Facts, now: Now) -> Option<&'a SyncRule> {
+    group.rule().filter(|r| {
+        facts.fresh(r.primary, &group.settings, now).is_some_and(|report| {
+            still_leads(report, r) && report.in_force.is_some_and(|f| f.epoch == r.epoch)
+        })
+    })
+}
+
+/// Whether a standby that should receive from the primary that serves has got nothing for longer
+/// than a new connection takes.
+pub(crate) fn is_starved(group: &Group, facts: &Facts, report: &Report, now: Now) -> bool {
+    let serves = served(group, facts, now);
+    serves.is_some_and(|rule| report.following.is_some_and(|f| f.primary == rule.primary))
+        && report.starved_ms > STARVED_MS + 2 * report.interval_ms
+}
+
+/// Whether a standby could take over now: as long as a primary serves, one that streams from it.
 fn is_promotable(group: &Group, facts: &Facts, member: &Member, now: Now) -> bool {
     let primary = group.rule().map(|r| r.primary);
+    let Some(report) = facts.fresh(member.id, &group.settings, now) else { return false };
+    let streams = || match served(group, facts, now) {
+        None => true,
+        Some(rule) => {
+            report.following.is_some_and(|f| f.primary == rule.primary)
+                && !is_starved(group, facts, report, now)
+        }
+    };
     Some(member.id) != primary
         && member.may_lead()
-        && facts
-            .fresh(member.id, &group.settings, now)
-            .is_some_and(|r| r.server == Server::Standby && r.usable && !r.leaving && !r.delayed)
+        && report.server == Server::Standby
+        && report.usable
+        && !report.leaving
+        && !report.delayed
+        && sees(report)
+        && streams()
+}
+
+/// Standbys that the sync rule counts, and those that it would if they streamed as they should.
+fn expected(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> usize {
+    let missing = group.members.values().filter(|m| {
+        let ailing = |r: &Report| !sees(r) || is_starved(group, facts, r, now);
+        m.id != rule.primary
+            && m.counts()
+            && !rule.members.contains(&m.id)
+            && facts.fresh(m.id, &group.settings, now).is_some_and(ailing)
+    });
+    rule.members.len() + missing.count()
 }
 
 fn row(
@@ -130,13 +183,7 @@ fn shown_state(group: &Group, facts: &Facts, id: NodeId, now: Now) -> NodeState 
     reported
 }
 
-fn sync_word(
-    group: &Group,
-    facts: &Facts,
-    rule: &crate::rule::SyncRule,
-    id: NodeId,
-    now: Now,
-) -> &'static str {
+fn sync_word(group: &Group, facts: &Facts, rule: &SyncRule, id: NodeId, now: Now) -> &'static str {
     let streams = facts.fresh(rule.primary, &group.settings, now).is_some_and(|p| {
         p.senders
             .iter()
@@ -159,7 +206,8 @@ pub fn health(group: &Group, facts: &Facts, id: NodeId, now: Now) -> i32 {
             Some(Server::Primary | Server::Standby)
                 if facts.node(id).is_some_and(|n| n.stream.is_some()) =>
             {
-                1
+                // What it was is no news of what it is.
+                if facts.report(id).is_some_and(sees) { 1 } else { -1 }
             }
             Some(_) => 0,
         },
@@ -259,7 +307,10 @@ fn alerts(group: &Group, facts: &Facts, view: &GroupView, now: Now) -> Vec<Alert
     if view.sync_observed < view.sync_expected {
         alert(
             "sync_below_expected",
-            format!("{} of {} counted standbys stream", view.sync_observed, view.sync_expected),
+            format!(
+                "{} of {} standbys that count, or should, stream",
+                view.sync_observed, view.sync_expected
+            ),
         );
     }
     if facts.is_flapping(&group.settings, now) {
@@ -279,127 +330,18 @@ fn alerts(group: &Group, facts: &Facts, view: &GroupView, now: Now) -> Vec<Alert
             }
             Reach::Reachable => {}
         }
+        if let Some(report) = facts.fresh(member.id, &group.settings, now)
+            && !sees(report)
+        {
+            let why = report.not_let_in.as_ref().map_or("no look ends in time", |w| &w.text);
+            alert(
+                "not_let_in",
+                format!("{}'s keeper does not see its Postgres: {why}", member.name),
+            );
+        }
         if let Some(problem) = facts.report(member.id).and_then(|r| r.problem.as_ref()) {
             alert(&problem.code, format!("{}: {}", member.name, problem.text));
         }
     }
     alerts
-}
-
-fn findings(group: &Group, facts: &Facts, member: &Member, now: Now) -> Vec<Finding> {
-    let mut found = Vec::new();
-    let mut find = |code: &str, cause: String, remedy: String| {
-        found.push(Finding { code: code.to_owned(), cause, remedy });
-    };
-    let name = &member.name;
-    if facts.reach(member.id, &group.settings, now) == Reach::Unreachable {
-        let cause = format!("no heartbeat from {name}'s keeper");
-        let remedy = format!("see whether {} is up, then start vigil-keeper there", member.host);
-        find("unreachable", cause, remedy);
-    }
-    if let Some(report) = facts.fresh(member.id, &group.settings, now) {
-        node_findings(group, member, report, &mut find);
-    }
-    if let Some(why) = &member.quarantine {
-        let cause =
-            format!("{name} is stopped because the same thing failed again and again: {why}");
-        let remedy = format!("pgctl disable-maintenance {name}");
-        find("quarantine", cause, remedy);
-    } else if member.maintenance {
-        let cause = format!("{name} is in maintenance: its Postgres is stopped on purpose");
-        find("maintenance", cause, format!("pgctl disable-maintenance {name}"));
-    }
-    let leads = group.rule().is_some_and(|r| r.primary == member.id);
-    if leads && facts.is_flapping(&group.settings, now) {
-        let cause = format!(
-            "{} failovers have begun by themselves within {} s: the next one waits",
-            group.settings.max_failovers,
-            group.settings.failover_window_ms / 1000
-        );
-        find("failovers_limited", cause, "pgctl perform-failover".to_owned());
-    }
-    if member.candidate_priority == 0 {
-        let cause = format!("{name} has candidate priority 0 and is never elected");
-        find("priority_0", cause, format!("pgctl set-node {name} --candidate-priority 50"));
-    }
-    if let Some(cause) = holds_up(group, facts, member, now) {
-        let remedy = format!(
-            "start {name}; if it is lost for good: pgctl perform-failover --allow-data-loss"
-        );
-        find("election_waits", cause, remedy);
-    }
-    found
-}
-
-/// How an election, or its beginning, waits for this node.
-fn holds_up(group: &Group, facts: &Facts, member: &Member, now: Now) -> Option<String> {
-    let name = &member.name;
-    if group.plan == Plan::Recovering {
-        let awaited = awaited_in_recovery(group, facts, now).into_iter().any(|id| id == member.id);
-        return awaited.then(|| {
-            format!("this monitor's record is old, and {name}, which may know better, is not heard")
-        });
-    }
-    if let Plan::Serving { .. } = group.plan {
-        let rule = group.rule()?;
-        let Verdict::Lost { .. } = judge(group, facts, rule, now) else { return None };
-        let lacking = can_be_won(group, facts, now).err()?;
-        return lacking.contains(&member.id).then(|| {
-            format!(
-                "the lost primary cannot be replaced: {name} may hold commits that nobody else has"
-            )
-        });
-    }
-    let Election::Wait(wait) = current_election(group, facts, now)? else { return None };
-    let WaitFor::Pledges(short) = &wait else { return None };
-    let concerned = |s: &Shortfall| s.primary == member.id || s.silent.contains(&member.id);
-    let (what, who) = waiting_words(group, &wait);
-    short.iter().any(concerned).then(|| format!("the election waits for {what}: {who}"))
-}
-
-fn node_findings(
-    group: &Group,
-    member: &Member,
-    report: &Report,
-    find: &mut dyn FnMut(&str, String, String),
-) {
-    let name = &member.name;
-    if let Some(problem) = &report.problem {
-        let remedy = match problem.code.as_str() {
-            "foreign_data" => "move that directory away, then restart the keeper".to_owned(),
-            "standby_alone" => "start the keeper of its primary, in the same group; if this is to \
-                 be the primary, remove standby.signal from its data directory, then restart its \
-                 keeper"
-                .to_owned(),
-            Problem::STATE_NOT_SAVED => format!(
-                "make room for it, or mend that disk, at {}; it tries again every second",
-                member.host
-            ),
-            _ => format!("see the log of {name}'s keeper; it tries again by itself"),
-        };
-        find(&problem.code, problem.text.clone(), remedy);
-    }
-    if report.delayed {
-        let cause = format!(
-            "{name} replays late on purpose (recovery_min_apply_delay) and is never elected"
-        );
-        let remedy = "take that setting out of its postgresql.conf to make it a candidate";
-        find("delayed", cause, remedy.to_owned());
-    }
-    match report.server {
-        Server::Hung => find(
-            "postgres_hung",
-            format!("{name}'s Postgres runs but does not answer in time"),
-            "the keeper kills it as soon as a standby can take over".to_owned(),
-        ),
-        Server::Stopped if !member.is_out() => find(
-            "postgres_stopped",
-            format!("{name}'s Postgres is stopped"),
-            format!("its keeper starts it when it may; now: {}", group.plan.name()),
-        ),
-        _ => {}
-    }
-    if let Some(doing) = report.doing.as_ref().filter(|d| d.starts_with("waiting")) {
-        find("waiting", format!("{name} is {doing}"), "nothing: it goes on by itself".to_owned());
-    }
 }

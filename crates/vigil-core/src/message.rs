@@ -99,6 +99,60 @@ impl Problem {
     pub const STATE_NOT_SAVED: &str = "state_not_saved";
 }
 
+/// Why a keeper sees nothing of a Postgres that runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Barrier {
+    /// No such role, or one that may not log in, or not in this way.
+    Login,
+    /// There is no such database, or it takes no connections.
+    Database,
+    /// All connections are in use.
+    TooManyClients,
+    /// Memory, disk, locks.
+    Resources,
+    /// A right is missing.
+    Rights,
+    /// No answer in time.
+    Silence,
+    /// The process table or the control file could not be read.
+    Machine,
+    Other,
+}
+
+/// A look that was refused or failed. That is no news of the server: it may work.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NotLetIn {
+    pub barrier: Barrier,
+    /// What the server or the system said.
+    pub text: String,
+}
+
+/// What sort of thing is wrong at a node that serves all the same, or tries to.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TroubleKind {
+    /// A line for which the server refuses settings or rules of access.
+    BrokenConfiguration,
+    /// The last error of a receiver that does not stream.
+    Receiver,
+    ReplayPaused,
+    /// The server exits again and again.
+    CrashLoop,
+    /// Database `postgres` is missing.
+    NoDatabase,
+    Unknown,
+}
+
+/// Something that is wrong at a node, seen first-hand.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Trouble {
+    pub kind: TroubleKind,
+    /// A file, with its line if there is one.
+    pub place: Option<String>,
+    pub text: String,
+}
+
 /// Something that happened at a node and belongs into the group's events. Told with every report;
 /// the monitor's record says up to which number it has been noted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -153,6 +207,13 @@ pub struct Report {
     /// The heartbeat by which its reports and its probe go, in milliseconds: not yet that of the
     /// group where it has not heard of a change.
     pub interval_ms: u64,
+    /// How old the newest look at the server is that told anything, in milliseconds.
+    pub look_age_ms: u64,
+    /// What keeps the keeper from looking at present.
+    pub not_let_in: Option<NotLetIn>,
+    pub troubles: Vec<Trouble>,
+    /// How long a standby that is attached has got nothing, in milliseconds.
+    pub starved_ms: u64,
     /// The step it is at, for people.
     pub doing: Option<String>,
     pub system_id: Option<u64>,

@@ -32,7 +32,13 @@ pub fn is_countable(group: &Group, facts: &Facts, rule: &SyncRule, id: NodeId, n
         .following
         .is_some_and(|f| f.primary == rule.primary && f.epoch == rule.epoch && f.streaming);
     let promised = report.promise == rule.epoch;
-    counts(member) && promised && follows && !report.leaving && close(primary, &member.name)
+    // Who cannot be seen could not pledge.
+    counts(member)
+        && report.not_let_in.is_none()
+        && promised
+        && follows
+        && !report.leaving
+        && close(primary, &member.name)
 }
 
 fn close(primary: &Report, name: &str) -> bool {

@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use vigil_core::driver::node::{NodeDriver, NodeInput, NodeOutput};
 use vigil_core::ids::RuleId;
-use vigil_core::message::{Goal, Order, Report};
+use vigil_core::message::{Goal, NotLetIn, Order, Report, Trouble};
 use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::node::step::{Step, StepDone};
@@ -20,9 +20,10 @@ use crate::execute::Executor;
 use crate::link::FromMonitor;
 use crate::local::Local;
 use crate::metrics;
-use crate::observer::Look;
+use crate::observer::{Look, NotSeen};
 use crate::pace::Pace;
 use crate::status::Status;
+use crate::troubles::Exits;
 
 const TICK: Duration = Duration::from_millis(50);
 const CHORES_EVERY: Duration = Duration::from_secs(1);
@@ -58,6 +59,11 @@ pub struct Agent {
     needed: u64,
     seen: Option<Observed>,
     looked_at: Option<Instant>,
+    /// When a look was last refused, since the newest one that was not.
+    not_let_in: Option<(Instant, NotLetIn)>,
+    exits: Exits,
+    troubles: Vec<Trouble>,
+    untold_troubles: Option<Vec<Trouble>>,
     streamed_at: Option<Instant>,
     in_force: Option<RuleId>,
     connected: bool,
@@ -99,6 +105,10 @@ impl Agent {
             needed: 0,
             seen: None,
             looked_at: None,
+            not_let_in: None,
+            exits: Exits::default(),
+            troubles: Vec::new(),
+            untold_troubles: None,
             streamed_at: None,
             in_force: None,
             connected: false,
@@ -137,16 +147,22 @@ impl Agent {
                 Event::Look(None) => {
                     return Err(Failure::unexpected("the observer has ended"));
                 }
-                Event::Look(Some(look)) => match self.look(look) {
-                    Some(input) => input,
-                    None => continue,
-                },
+                Event::Look(Some(look)) => {
+                    self.note_troubles(&look);
+                    match self.look(look) {
+                        Some(input) => input,
+                        None => continue,
+                    }
+                }
                 Event::Time => {
                     self.on_time();
                     NodeInput::Tick
                 }
             };
             let mut exit = self.give(input).await;
+            if let Some(troubles) = self.untold_troubles.take() {
+                exit |= self.give(NodeInput::Troubles(troubles)).await;
+            }
             for (kind, text) in self.local.take_notices() {
                 exit |= self.give(NodeInput::Notice { kind, text }).await;
             }
@@ -226,12 +242,40 @@ impl Agent {
         }
     }
 
+    /// Told to the driver with the next thing that happens.
+    fn note_troubles(&mut self, look: &Look) {
+        let mut troubles = look.troubles.clone();
+        troubles.extend(self.exits.trouble(&self.local));
+        if troubles == self.troubles {
+            return;
+        }
+        for trouble in troubles.iter().filter(|t| !self.troubles.contains(t)) {
+            let (kind, place) = (trouble.kind, trouble.place.as_deref().unwrap_or("-"));
+            tracing::warn!(?kind, place, text = trouble.text, "something is wrong here");
+        }
+        self.troubles.clone_from(&troubles);
+        self.untold_troubles = Some(troubles);
+    }
+
     fn look(&mut self, look: Look) -> Option<NodeInput> {
-        self.pace.looked();
         if look.began < self.needed {
+            self.pace.looked();
             return None;
         }
-        let seen = look.seen;
+        let seen = match look.seen {
+            Ok(seen) => seen,
+            // The next one is not hurried: a refusal costs the server a process.
+            Err(NotSeen { why, data, standby }) => {
+                self.not_let_in = Some((Instant::now(), why.clone()));
+                if data.is_some() {
+                    self.seen = None;
+                }
+                return Some(NodeInput::NotSeen { why, data, standby });
+            }
+        };
+        self.pace.looked();
+        self.not_let_in = None;
+        self.exits.look(&seen.server);
         self.pace.compare(self.seen.as_ref(), &seen);
         self.looked_at = Some(Instant::now());
         match &seen.server {
@@ -268,6 +312,9 @@ impl Agent {
         match &result {
             Ok(done) => {
                 self.failures = None;
+                if name.starts_with("start") {
+                    self.exits.starts();
+                }
                 if let StepDone::InForce { rule, .. } = done {
                     self.in_force = Some(*rule);
                 }
@@ -412,6 +459,10 @@ impl Agent {
             record: Arc::new(self.driver.record().clone()),
             order: self.driver.order().cloned(),
         };
+        if matches!(step, Step::Stop { .. } | Step::Kill | Step::Clone { .. } | Step::Rewind { .. })
+        {
+            self.exits.is_ended();
+        }
         let to_run = step.clone();
         let task = tokio::spawn(async move {
             vigil_failpoint::hit("step", to_run.name(), "").await;
@@ -437,6 +488,7 @@ impl Agent {
             monitor_connected: self.connected,
             leaving: self.leaving,
             looked_at: self.looked_at,
+            not_let_in: self.not_let_in.clone(),
             streamed_at: self.streamed_at,
             slots: self.local.slots(),
             turned_at: Instant::now(),

@@ -37,6 +37,7 @@ pub mod status;
 pub mod takeover;
 #[cfg(test)]
 mod testing;
+mod troubles;
 mod witness;
 
 use std::net::TcpListener;
@@ -214,6 +215,7 @@ fn first_status(record: NodeRecord) -> Status {
         monitor_connected: false,
         leaving: false,
         looked_at: None,
+        not_let_in: None,
         streamed_at: None,
         slots: Vec::new(),
         turned_at: Instant::now(),

@@ -79,6 +79,7 @@ fn describe_present() {
         ("pgvigil_keeper_lsn_bytes", "End of WAL, in bytes."),
         ("pgvigil_keeper_sync_expected", "Acknowledgements that a commit needs by the own rule."),
         ("pgvigil_keeper_sync_observed", "Standbys that stream from this node."),
+        ("pgvigil_keeper_not_let_in", "1 if Postgres runs and refuses to be looked at."),
         ("pgvigil_keeper_look_age_seconds", "Seconds since Postgres was last looked at."),
         ("pgvigil_keeper_slot_retained_bytes", "WAL that a replication slot holds back."),
         (
@@ -112,6 +113,7 @@ fn set_gauges(status: &Status) {
     gauge!("pgvigil_keeper_primary").set(flag(status.is_primary()));
     gauge!("pgvigil_keeper_fenced").set(flag(status.is_fenced()));
     gauge!("pgvigil_keeper_monitor_connected").set(flag(status.monitor_connected));
+    gauge!("pgvigil_keeper_not_let_in").set(flag(status.not_let_in.is_some()));
     let age = status.looked_at.map_or(f64::INFINITY, |at| at.elapsed().as_secs_f64());
     gauge!("pgvigil_keeper_look_age_seconds").set(age);
     let expected = record.own_rule.as_ref().map_or(0, |rule| rule.acks);

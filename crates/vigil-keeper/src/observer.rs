@@ -6,18 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, watch};
-use vigil_core::message::Sender;
+use vigil_core::message::{Barrier, NotLetIn, Sender, Trouble};
 use vigil_core::node::observed::{Cluster, Data, Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::wal::{Lsn, Position, TimelineHistory, Tli};
 use vigil_postgres::control::{Control, ControlState};
 use vigil_postgres::pgdata::{self, DataDir};
 use vigil_postgres::process::{self, Pid, Postmaster, ProcessError};
-use vigil_postgres::sql::{SqlError, remote};
+use vigil_postgres::sql::{Refusal, SqlError, remote};
 use vigil_postgres::{Session, SqlStatus};
 
 use crate::local::Local;
 use crate::readiness;
+use crate::troubles::Troubles;
 
 /// The status query takes 0.2 ms; hanging is judged by the probe, with its own deadline.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
@@ -35,7 +36,19 @@ pub type Wanted = watch::Receiver<u64>;
 #[derive(Debug)]
 pub struct Look {
     pub began: u64,
-    pub seen: Observed,
+    pub seen: Result<Observed, NotSeen>,
+    /// What is wrong at the server, as far as it can be seen now.
+    pub troubles: Vec<Trouble>,
+}
+
+/// A look that was refused or failed.
+#[derive(Debug)]
+pub struct NotSeen {
+    pub why: NotLetIn,
+    /// The directory of a server of which nothing was ever seen; `None`: it was, since its start.
+    pub data: Option<Data>,
+    /// By its files it is in recovery.
+    pub standby: bool,
 }
 
 /// Looks for ever: when asked, and by itself when the server's first process has exited or a
@@ -55,6 +68,7 @@ pub async fn observe(
         session: None,
         memory: Memory::default(),
         blind: String::new(),
+        why: None,
     };
     loop {
         let known = observer.memory.server.clone();
@@ -67,14 +81,19 @@ pub async fn observe(
             () = nudge.notified() => {}
         }
         let began = *wanted.borrow_and_update();
-        match observer.look().await {
-            Some(seen) => {
-                if looks.send(Look { began, seen }).await.is_err() {
-                    return;
-                }
-            }
+        observer.why = None;
+        let seen = match observer.look().await {
+            Some(seen) => Ok(seen),
             // What woke this look may still be so.
-            None => tokio::time::sleep(BLINK).await,
+            None => {
+                tokio::time::sleep(BLINK).await;
+                let Some(why) = observer.why.take() else { continue };
+                Err(observer.not_seen(why))
+            }
+        };
+        let troubles = observer.memory.troubles.found();
+        if looks.send(Look { began, seen, troubles }).await.is_err() {
+            return;
         }
     }
 }
@@ -106,6 +125,8 @@ struct Observer {
     memory: Memory,
     /// Why it cannot be told which processes run, if so.
     blind: String,
+    /// Why the look that goes on fails.
+    why: Option<NotLetIn>,
 }
 
 /// What is remembered of one run of the server.
@@ -124,6 +145,7 @@ struct Memory {
     asked_upstream: Option<Instant>,
     /// What was last logged of a failing login.
     complained: String,
+    troubles: Troubles,
 }
 
 impl Observer {
@@ -190,6 +212,7 @@ impl Observer {
             }
             Err(error) => error.to_string(),
         };
+        self.why = Some(NotLetIn { barrier: Barrier::Machine, text: error.clone() });
         if self.blind != error {
             tracing::warn!(error, "it is unknown whether Postgres runs");
             self.blind = error;
@@ -202,6 +225,7 @@ impl Observer {
         if let Some(mut session) = self.session.take().filter(Session::is_usable) {
             match session.status(STATUS_WITHIN).await {
                 Ok(status) => {
+                    self.memory.troubles.look(&self.local, &mut session, &status).await;
                     self.session = Some(session);
                     return Ok(Some(status));
                 }
@@ -215,8 +239,18 @@ impl Observer {
         }
         let mut session = Session::connect(&self.local.target(), STATUS_WITHIN).await?;
         let status = session.status(STATUS_WITHIN).await?;
+        self.memory.troubles.look(&self.local, &mut session, &status).await;
         self.session = Some(session).filter(|session| !session.is_makeshift());
         Ok(Some(status))
+    }
+
+    fn not_seen(&self, why: NotLetIn) -> NotSeen {
+        // Without the process table it is not even known whether it is another server.
+        let known = self.memory.started_at_us != 0 || why.barrier == Barrier::Machine;
+        let record = Arc::clone(&self.record.borrow());
+        // A promotion removes it.
+        let standby = self.local.pgdata.join("standby.signal").exists();
+        NotSeen { why, data: (!known).then(|| data(&self.local, &record)), standby }
     }
 
     /// The server lives and does not tell its status. `None`: that says nothing about it.
@@ -224,7 +258,10 @@ impl Observer {
         self.session = None;
         match (error, error.sqlstate().as_deref()) {
             // Silence: whether it hangs is judged by the probe.
-            (SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. }, _) => None,
+            (SqlError::Timeout { .. } | SqlError::ConnectTimeout { .. }, _) => {
+                self.why = Some(NotLetIn { barrier: Barrier::Silence, text: error.to_string() });
+                None
+            }
             // It has answered before, so it does not start: a full backlog, or on its way down.
             // Its exit will be seen; that it starts must not be said of a primary that works.
             (_, Some("57P01" | "57P03") | None) if self.memory.started_at_us != 0 => None,
@@ -238,8 +275,10 @@ impl Observer {
                 let text = error.to_string();
                 if self.memory.complained != text {
                     tracing::warn!(error = text, "Postgres does not let its keeper in");
-                    self.memory.complained = text;
+                    self.memory.complained.clone_from(&text);
                 }
+                let barrier = barrier(error.refusal());
+                self.why = Some(NotLetIn { barrier, text });
                 None
             }
         }
@@ -248,7 +287,10 @@ impl Observer {
     fn up(&mut self, postmaster: &Postmaster, status: &SqlStatus) -> Option<UpView> {
         let local = Arc::clone(&self.local);
         let control = vigil_postgres::control::read(&local.pgdata)
-            .inspect_err(|error| tracing::warn!(%error, "cannot read the control file"))
+            .inspect_err(|error| {
+                tracing::warn!(%error, "cannot read the control file");
+                self.why = Some(NotLetIn { barrier: Barrier::Machine, text: error.to_string() });
+            })
             .ok()?;
         let receiver = process::receiver_pid(postmaster.pid);
         self.memory.receiver = self.seen(receiver)?.filter(|_| status.in_recovery);
@@ -360,6 +402,17 @@ impl Observer {
                 status.timeline
             }
         }
+    }
+}
+
+fn barrier(refusal: Option<Refusal>) -> Barrier {
+    match refusal {
+        Some(Refusal::Login) => Barrier::Login,
+        Some(Refusal::Database) => Barrier::Database,
+        Some(Refusal::Full) => Barrier::TooManyClients,
+        Some(Refusal::Resources) => Barrier::Resources,
+        Some(Refusal::Rights) => Barrier::Rights,
+        Some(Refusal::NotNow | Refusal::Other) | None => Barrier::Other,
     }
 }
 

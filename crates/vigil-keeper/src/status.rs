@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::Serialize;
 use vigil_core::ids::{Epoch, NodeId, RuleId};
-use vigil_core::message::Order;
+use vigil_core::message::{Barrier, NotLetIn, Order};
 use vigil_core::node::observed::{Data, Observed, ServerView};
 use vigil_core::node::record::NodeRecord;
 use vigil_core::state::NodeState;
@@ -30,6 +30,8 @@ pub struct Status {
     pub leaving: bool,
     /// When the last look was taken in.
     pub looked_at: Option<Instant>,
+    /// When a look was last refused, and why; `None` since the newest one that was not.
+    pub not_let_in: Option<(Instant, NotLetIn)>,
     pub streamed_at: Option<Instant>,
     /// The slots for peers, with the bytes of WAL that each holds back.
     pub slots: Vec<(String, u64)>,
@@ -59,11 +61,22 @@ pub struct StatusJson<'a> {
     pub monitor_connected: bool,
     pub leaving: bool,
     pub looked_ms_ago: Option<u64>,
+    /// Why Postgres could not be looked at last.
+    pub not_let_in: Option<&'a str>,
 }
 
 impl Status {
     fn fresh(&self) -> bool {
         self.looked_at.is_some_and(|at| at.elapsed().as_millis() <= FRESH_MS)
+    }
+
+    /// The server that was seen answers that it does not let its keeper in. What was seen of another
+    /// one is not kept, and no server becomes a standby while it runs.
+    fn is_refused_by_the_same(&self) -> bool {
+        self.not_let_in.as_ref().is_some_and(|(at, why)| {
+            let answers = !matches!(why.barrier, Barrier::Silence | Barrier::Machine);
+            answers && at.elapsed().as_millis() <= FRESH_MS
+        })
     }
 
     fn up(&self) -> Option<&vigil_core::node::observed::UpView> {
@@ -77,7 +90,7 @@ impl Status {
     pub fn is_primary(&self) -> bool {
         let writable = self.up().is_some_and(|up| !up.in_recovery);
         let may_end = matches!(self.step, Some("stop" | "kill" | "promote"));
-        writable && self.fresh() && !may_end && self.leads()
+        writable && (self.fresh() || self.is_refused_by_the_same()) && !may_end && self.leads()
     }
 
     fn leads(&self) -> bool {
@@ -150,6 +163,7 @@ impl Status {
             monitor_connected: self.monitor_connected,
             leaving: self.leaving,
             looked_ms_ago: self.looked_at.map(|at| crate::clock::ms(at.elapsed())),
+            not_let_in: self.not_let_in.as_ref().map(|(_, why)| why.text.as_str()),
         }
     }
 }

@@ -13,6 +13,7 @@
 //! | [`sql`] | status, probes, roles, slots over the Unix socket |
 //! | [`receiver`], [`in_force`] | the pledge's and the sync rule's half that Postgres has to do |
 //! | [`takeover`] | what stands against using a directory that is not ours |
+//! | [`server_log`] | what the server says |
 //! | [`standby`] | clone, rewind, keeping WAL |
 
 mod auto_conf;
@@ -37,6 +38,7 @@ mod procfs;
 #[cfg(test)]
 mod real;
 pub mod receiver;
+pub mod server_log;
 pub mod sql;
 pub mod standby;
 mod stop;

@@ -17,7 +17,7 @@ use crate::durable;
 use crate::error::{At, FileError};
 use crate::install::Installation;
 use crate::procfs::{self, Owner};
-use crate::{history, pidfile};
+use crate::{history, pidfile, server_log};
 
 pub use crate::children::{has_senders, receiver_pid, startup_pid};
 pub use crate::procfs::hold as hold_process_table;
@@ -207,9 +207,10 @@ pub async fn wait_ready(
     };
     tokio::select! {
         result = ready => result,
-        () = postmaster.exited() => Err(ProcessError::Died { log: log_tail(log_path) }),
+        () = postmaster.exited() => Err(ProcessError::Died { log: log_tail(&server_log::newest(pgdata, log_path)) }),
         () = tokio::time::sleep(within) => {
-            Err(ProcessError::NotReady { waited: within, log: log_tail(log_path) })
+            let log = log_tail(&server_log::newest(pgdata, log_path));
+            Err(ProcessError::NotReady { waited: within, log })
         }
     }
 }

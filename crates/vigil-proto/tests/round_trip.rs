@@ -9,7 +9,8 @@ use vigil_core::group::Settings;
 use vigil_core::ids::{Epoch, NodeId, RuleId};
 use vigil_core::limits::Limits;
 use vigil_core::message::{
-    Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Server, Welcome,
+    Barrier, Following, Goal, Hello, NotLetIn, Notice, Order, Peer, Problem, Report, Sender,
+    Server, Trouble, TroubleKind, Welcome,
 };
 use vigil_core::rule::{Pledge, SyncRule};
 use vigil_core::state::NodeState;
@@ -148,6 +149,17 @@ fn report() -> Report {
         }),
         notices: vec![Notice { seq: 4, kind: EventKind::Rejoin, text: "WAL kept".to_owned() }],
         interval_ms: 5000,
+        look_age_ms: 12,
+        not_let_in: Some(NotLetIn {
+            barrier: Barrier::TooManyClients,
+            text: "sorry, too many clients already".to_owned(),
+        }),
+        troubles: vec![Trouble {
+            kind: TroubleKind::BrokenConfiguration,
+            place: Some("/data/postgresql.conf line 3".to_owned()),
+            text: "syntax error".to_owned(),
+        }],
+        starved_ms: 13,
         doing: Some("rewind".to_owned()),
         system_id: Some(1),
     }

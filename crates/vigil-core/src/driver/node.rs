@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::limits::Limits;
-use crate::message::{Goal, Order, Report};
+use crate::message::{Goal, NotLetIn, Order, Report, Trouble};
 use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
@@ -51,6 +51,15 @@ pub enum NodeInput {
     Heard,
     Order(Order),
     Observed(Observed),
+    /// A look was refused or failed. `data`: the server that runs has never been seen; nothing but
+    /// its data directory is known. `standby`: by its files it is in recovery.
+    NotSeen {
+        why: NotLetIn,
+        data: Option<Data>,
+        standby: bool,
+    },
+    /// What is wrong here, whenever that changes.
+    Troubles(Vec<Trouble>),
     StepEnded {
         id: u64,
         result: Result<StepDone, String>,
@@ -112,6 +121,13 @@ pub struct NodeDriver {
     order: Option<Order>,
     seen: Option<Observed>,
     seen_ms: u64,
+    not_let_in: Option<NotLetIn>,
+    /// Of the server that runs nothing has ever been seen: `seen` tells of its directory alone.
+    never_seen: bool,
+    by_files_standby: bool,
+    /// When the server itself was last seen.
+    looked_ms: u64,
+    troubles: Vec<Trouble>,
     /// When something last happened here, and when that was last long after the thing before: this
     /// process was stopped, or starved.
     last_ms: u64,
@@ -151,6 +167,11 @@ impl NodeDriver {
             order: None,
             seen: None,
             seen_ms: now.mono_ms,
+            not_let_in: None,
+            never_seen: false,
+            by_files_standby: false,
+            looked_ms: now.mono_ms,
+            troubles: Vec::new(),
             last_ms: now.mono_ms,
             woke_ms: 0,
             fresh: false,
@@ -220,7 +241,23 @@ impl NodeDriver {
             NodeInput::StreamLost => self.stream_up = false,
             NodeInput::Heard => self.heard_ms = now.mono_ms,
             NodeInput::Order(order) => self.take_order(order, now, out),
-            NodeInput::Observed(seen) => self.look(seen, now, out),
+            NodeInput::Observed(seen) => {
+                self.not_let_in = None;
+                self.never_seen = false;
+                self.looked_ms = now.mono_ms;
+                self.look(seen, now, out);
+            }
+            NodeInput::NotSeen { why, data, standby } => {
+                self.not_let_in = Some(why);
+                if let Some(data) = data {
+                    // There is nothing to be done to a server of which nothing is known but to
+                    // stop it, as to one that starts.
+                    self.never_seen = true;
+                    self.by_files_standby = standby;
+                    self.look(Observed { data, server: ServerView::Starting }, now, out);
+                }
+            }
+            NodeInput::Troubles(troubles) => self.troubles = troubles,
             NodeInput::StepEnded { id, result } => self.step_ended(id, result, now, out),
             NodeInput::Notice { kind, text } => {
                 self.record.notice(kind, text);

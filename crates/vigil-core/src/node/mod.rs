@@ -9,4 +9,4 @@ pub mod witness;
 
 mod next;
 
-pub use next::{Circumstances, Next, lineage_end, next_step, pledge};
+pub use next::{ABOVE_PRIMARY, Circumstances, Next, lineage_end, next_step, pledge};

@@ -25,6 +25,9 @@ const STARVED_MS: u64 = 15_000;
 /// in milliseconds.
 const CLOSED_MS: u64 = 5_000;
 
+/// It was promoted by somebody else, or the order is a stale one.
+pub const ABOVE_PRIMARY: &str = "a newer primary: this node's timeline is above the primary's";
+
 /// What the driver remembers between looks; all of it may be lost with the keeper.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Circumstances {
@@ -376,7 +379,7 @@ fn follow(
     }
     if end.tli > history.tli {
         // Never discard WAL of a timeline above the order's: this order may be the stale one.
-        return Next::Wait("a newer primary: this node's timeline is above the primary's");
+        return Next::Wait(ABOVE_PRIMARY);
     }
     if !open && !broken(Mutation::RewindEarly) {
         // Before the new rule is covered the winner may hold the only other copy, so nothing is

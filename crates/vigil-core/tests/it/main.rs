@@ -7,6 +7,7 @@ mod detection;
 mod effects;
 mod election;
 mod keeper;
+mod looks;
 mod monitor;
 mod operators;
 mod starved;

@@ -216,6 +216,10 @@ pub(crate) fn report() -> Report {
         problem: None,
         notices: Vec::new(),
         interval_ms: 1000,
+        look_age_ms: 0,
+        not_let_in: None,
+        troubles: Vec::new(),
+        starved_ms: 0,
         doing: None,
         system_id: None,
     }

@@ -2,7 +2,7 @@
 
 use vigil_core::command::RefusalCode;
 use vigil_core::event::EventKind;
-use vigil_core::message::Server;
+use vigil_core::message::{Barrier, Server, TroubleKind};
 use vigil_core::state::NodeState;
 
 use crate::pb;
@@ -16,6 +16,26 @@ enumeration!(Server {
     Standby,
     Primary,
     Hung,
+    Unknown,
+} else Unknown);
+
+enumeration!(Barrier {
+    Login,
+    Database,
+    TooManyClients,
+    Resources,
+    Rights,
+    Silence,
+    Machine,
+    Other,
+} else Other);
+
+enumeration!(TroubleKind {
+    BrokenConfiguration,
+    Receiver,
+    ReplayPaused,
+    CrashLoop,
+    NoDatabase,
     Unknown,
 } else Unknown);
 

@@ -4,7 +4,8 @@ use vigil_core::group::Settings;
 use vigil_core::ids::RuleId;
 use vigil_core::limits::Limits;
 use vigil_core::message::{
-    Following, Goal, Hello, Notice, Order, Peer, Problem, Report, Sender, Welcome,
+    Following, Goal, Hello, NotLetIn, Notice, Order, Peer, Problem, Report, Sender, Trouble,
+    Welcome,
 };
 use vigil_core::rule::{Pledge, SyncRule};
 use vigil_core::wal::{Position, TimelineHistory};
@@ -57,6 +58,10 @@ message! {
         problem,
         notices,
         interval_ms,
+        look_age_ms,
+        not_let_in,
+        troubles,
+        starved_ms,
         doing,
         system_id,
     }
@@ -84,6 +89,8 @@ message! {
     Following { primary, epoch, streaming, wal_age_ms }
     Sender { name, streaming, flush, replay, reply_age_ms }
     Problem { code, text, failures }
+    NotLetIn { barrier, text }
+    Trouble { kind, place, text }
     Notice { seq, kind, text }
     Peer { id, name, host, port, candidate_priority, replication_quorum, maintenance }
 }

@@ -68,7 +68,11 @@ impl NodeDriver {
             state: self.public_state(seen),
             promise: self.record.promise,
             order_seq: self.record.order_seq,
-            server: server_word(seen),
+            // It may be a primary that works. One that has become a standby has to be replaced.
+            server: match (self.never_seen, self.by_files_standby) {
+                (true, false) => Server::Unknown,
+                _ => server_word(seen),
+            },
             pledge: self.fetching.or(own),
             own_rule: self.record.own_rule.clone(),
             in_force: self.in_force.map(|(rule, _)| rule),
@@ -89,6 +93,13 @@ impl NodeDriver {
             problem: self.problem(seen),
             notices: self.record.notices.clone(),
             interval_ms: self.record.settings.heartbeat_interval_ms,
+            look_age_ms: now.mono_ms.saturating_sub(self.looked_ms),
+            not_let_in: self.not_let_in.clone(),
+            troubles: self.troubles.clone(),
+            starved_ms: up.map_or(0, |up| match up.upstream.filter(|_| up.in_recovery) {
+                Some(_) if !up.detached => now.mono_ms.saturating_sub(self.streaming_ms),
+                _ => 0,
+            }),
             doing: self.doing(seen),
             system_id: cluster.map(|c| c.system_id),
         }
@@ -124,6 +135,9 @@ impl NodeDriver {
             return Some(running.step.name().to_owned());
         }
         match self.next(seen) {
+            Next::Wait(_) if self.never_seen => {
+                Some("waiting for Postgres to let its keeper in".to_owned())
+            }
             Next::Wait(what) => Some(format!("waiting for {what}")),
             _ => None,
         }
@@ -226,6 +240,8 @@ fn material(report: &Report) -> Report {
         (sender.flush, sender.replay, sender.reply_age_ms) = (Lsn::ZERO, Lsn::ZERO, 0);
     }
     report.order_seq = 0;
+    report.look_age_ms = 0;
+    report.starved_ms = 0;
     report.doing = None;
     report
 }
