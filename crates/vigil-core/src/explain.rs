@@ -201,16 +201,18 @@ pub fn health(group: &Group, facts: &Facts, id: NodeId, now: Now) -> i32 {
     match facts.reach(id, &group.settings, now) {
         Reach::Unknown => -1,
         Reach::Unreachable => 0,
-        Reach::Reachable => match facts.report(id).map(|r| r.server) {
-            None => -1,
-            Some(Server::Primary | Server::Standby)
-                if facts.node(id).is_some_and(|n| n.stream.is_some()) =>
-            {
+        Reach::Reachable => {
+            let attended = facts.node(id).is_some_and(|n| n.stream.is_some());
+            let works =
+                |report: &Report| matches!(report.server, Server::Primary | Server::Standby);
+            match facts.report(id) {
+                None => -1,
                 // What it was is no news of what it is.
-                if facts.report(id).is_some_and(sees) { 1 } else { -1 }
+                Some(report) if attended && works(report) && !sees(report) => -1,
+                Some(report) if attended && works(report) => 1,
+                Some(_) => 0,
             }
-            Some(_) => 0,
-        },
+        }
     }
 }
 

@@ -116,6 +116,7 @@ struct Retry {
 
 /// The keeper's state between inputs. Only `record` is durable.
 #[derive(Clone)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct NodeDriver {
     record: NodeRecord,
     order: Option<Order>,

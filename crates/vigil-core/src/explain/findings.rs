@@ -259,7 +259,7 @@ fn find_trouble(group: &Group, member: &Member, trouble: &Trouble, find: Find) {
             },
         ),
         TroubleKind::Unknown => {
-            find("trouble", format!("{name}: {text}"), format!("see the log of {name}'s keeper"))
+            find("trouble", format!("{name}: {text}"), format!("see the log of {name}'s keeper"));
         }
     }
 }
