@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::harness::{Lab, Part, Session, secs};
+use crate::harness::{Lab, Part, Session, all_of_it, not_run, secs};
 
 /// Waits until `explain` says it of a node, with these words; returns the remedy.
 fn told(lab: &Lab, node: &str, code: &str, words: &[&str]) -> String {
@@ -36,6 +36,10 @@ fn promotable(lab: &Lab) -> usize {
 
 #[test]
 fn what_is_wrong_is_said_with_its_place_and_remedy() {
+    if !all_of_it() {
+        not_run("what explain says", "PGVIGIL_TEST_ALL is not set");
+        return;
+    }
     let mut lab = Lab::builder().start();
     assert_eq!(lab.primary(), "node1");
     lab.wait_until("nothing is wrong", secs(20), || promotable(&lab) == 2);

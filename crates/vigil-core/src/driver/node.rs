@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::event::EventKind;
 use crate::ids::{Epoch, NodeId, Now, RuleId};
 use crate::limits::Limits;
-use crate::message::{Goal, NotLetIn, Order, Report, Trouble};
+use crate::message::{Goal, NotLetIn, Order, Report, Server, Trouble};
 use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
@@ -123,9 +123,9 @@ pub struct NodeDriver {
     seen: Option<Observed>,
     seen_ms: u64,
     not_let_in: Option<NotLetIn>,
-    /// Of the server that runs nothing has ever been seen: `seen` tells of its directory alone.
-    never_seen: bool,
-    by_files_standby: bool,
+    /// Of the server that runs nothing has ever been seen, `seen` tells of its directory alone: what
+    /// is said of it.
+    never_seen: Option<Server>,
     /// When the server itself was last seen.
     looked_ms: u64,
     troubles: Vec<Trouble>,
@@ -169,8 +169,7 @@ impl NodeDriver {
             seen: None,
             seen_ms: now.mono_ms,
             not_let_in: None,
-            never_seen: false,
-            by_files_standby: false,
+            never_seen: None,
             looked_ms: now.mono_ms,
             troubles: Vec::new(),
             last_ms: now.mono_ms,
@@ -244,7 +243,7 @@ impl NodeDriver {
             NodeInput::Order(order) => self.take_order(order, now, out),
             NodeInput::Observed(seen) => {
                 self.not_let_in = None;
-                self.never_seen = false;
+                self.never_seen = None;
                 self.looked_ms = now.mono_ms;
                 self.look(seen, now, out);
             }
@@ -253,8 +252,10 @@ impl NodeDriver {
                 if let Some(data) = data {
                     // There is nothing to be done to a server of which nothing is known but to
                     // stop it, as to one that starts.
-                    self.never_seen = true;
-                    self.by_files_standby = standby;
+                    // It may be a primary that works; one that has become a standby has to be
+                    // replaced.
+                    self.never_seen =
+                        Some(if standby { Server::Starting } else { Server::Unknown });
                     self.look(Observed { data, server: ServerView::Starting }, now, out);
                 }
             }

@@ -68,11 +68,7 @@ impl NodeDriver {
             state: self.public_state(seen),
             promise: self.record.promise,
             order_seq: self.record.order_seq,
-            // It may be a primary that works. One that has become a standby has to be replaced.
-            server: match (self.never_seen, self.by_files_standby) {
-                (true, false) => Server::Unknown,
-                _ => server_word(seen),
-            },
+            server: self.never_seen.unwrap_or_else(|| server_word(seen)),
             pledge: self.fetching.or(own),
             own_rule: self.record.own_rule.clone(),
             in_force: self.in_force.map(|(rule, _)| rule),
@@ -135,7 +131,7 @@ impl NodeDriver {
             return Some(running.step.name().to_owned());
         }
         match self.next(seen) {
-            Next::Wait(_) if self.never_seen => {
+            Next::Wait(_) if self.never_seen.is_some() => {
                 Some("waiting for Postgres to let its keeper in".to_owned())
             }
             Next::Wait(what) => Some(format!("waiting for {what}")),
