@@ -209,16 +209,26 @@ impl<D: Decisions> GroupTask<D> {
             waiting.push(more);
         }
         let mut inputs = Inputs::new();
+        let mut requests = Vec::new();
         for Posted { mail, came_ms } in waiting {
-            self.take(mail, came_ms, &mut inputs).await;
+            self.take(mail, came_ms, &mut inputs, &mut requests).await;
         }
         inputs.extend(last.map(|input| (input, clock::now().mono_ms)));
         self.handle_all(inputs).await;
+        // What somebody asks for is answered by what was heard up to now.
+        for request in requests {
+            self.answer(request).await;
+        }
     }
 
-    /// Puts a piece of mail to the others that were read. What is to be answered at once is, after
-    /// what came before it.
-    async fn take(&mut self, mail: Mail, came_ms: u64, inputs: &mut Inputs) {
+    /// Puts a piece of mail to the others that were read.
+    async fn take(
+        &mut self,
+        mail: Mail,
+        came_ms: u64,
+        inputs: &mut Inputs,
+        requests: &mut Vec<Mail>,
+    ) {
         match mail {
             Mail::Hello { stream, hello, outbox } => {
                 let fresh_id = self.fresh_id(&hello).await;
@@ -245,17 +255,22 @@ impl<D: Decisions> GroupTask<D> {
                 );
                 inputs.push((GroupInput::Closed { stream, node }, came_ms));
             }
+            request @ (Mail::Check { .. } | Mail::Command { .. }) => requests.push(request),
+        }
+    }
+
+    async fn answer(&mut self, request: Mail) {
+        match request {
             Mail::Check { command, reply } => {
-                self.handle_all(std::mem::take(inputs)).await;
                 // Whoever asked may have gone.
                 let _ = reply.send(self.driver.check(&command, clock::now()));
             }
             Mail::Command { id, command, reply, progress } => {
                 self.replies.insert(id, reply);
                 self.watchers.insert(id, progress);
-                inputs.push((GroupInput::Command { id, command }, came_ms));
-                self.handle_all(std::mem::take(inputs)).await;
+                self.handle(GroupInput::Command { id, command }).await;
             }
+            Mail::Hello { .. } | Mail::Report { .. } | Mail::Closed { .. } => {}
         }
     }
 

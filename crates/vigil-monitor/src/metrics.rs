@@ -323,36 +323,34 @@ fn put_history(history: &[&PrimaryChange]) {
     }
 }
 
+/// Nodes of different groups may have the same name.
 fn put_node(group: &Published, node: &NodeView) {
-    let name = || node.nodename.clone();
-    gauge!(
-        "pg_auto_failover_node_state_health_code",
-        "nodename" => name(), "nodehost" => node.nodehost.clone()
-    )
-    .set(node.health);
+    let of_group = |more: &[(&'static str, &str)]| -> Vec<Label> {
+        let number = node.groupid.to_string();
+        let own = [("formation", node.formationid.as_str()), ("group", number.as_str())];
+        own.iter().chain(more).map(|(name, value)| Label::new(*name, (*value).to_owned())).collect()
+    };
+    let name = ("nodename", node.nodename.as_str());
+    let host = ("nodehost", node.nodehost.as_str());
+    gauge!("pg_auto_failover_node_state_health_code", of_group(&[name, host])).set(node.health);
     let is_known = node.health >= 0;
     #[expect(clippy::cast_precision_loss, reason = "a small code")]
     let state = if is_known { node.reportedstate.metric_code() as f64 } else { -1.0 };
-    gauge!("pg_auto_failover_node_state_reported_state_code", "nodename" => name()).set(state);
+    gauge!("pg_auto_failover_node_state_reported_state_code", of_group(&[name])).set(state);
     let leads = group.view.writable == Some(node.nodeid);
-    let writable = [
-        Label::new("formation", node.formationid.clone()),
-        Label::new("group", node.groupid.to_string()),
-        Label::new("nodename", name()),
-        Label::new("nodehost", node.nodehost.clone()),
-        Label::new("nodeport", node.nodeport.to_string()),
-    ];
-    gauge!("pgvigil_node_writable", writable.to_vec()).set(i32::from(leads));
+    let port = node.nodeport.to_string();
+    gauge!("pgvigil_node_writable", of_group(&[name, host, ("nodeport", &port)]))
+        .set(i32::from(leads));
     if let Some(lag) = node.lag_bytes.filter(|_| !leads) {
+        let labels = of_group(&[("application_name", &node.nodename)]);
         #[expect(clippy::cast_precision_loss, reason = "exact up to petabytes")]
-        gauge!("pg_stat_replication_replay_lag_bytes", "application_name" => name())
-            .set(lag as f64);
+        gauge!("pg_stat_replication_replay_lag_bytes", labels).set(lag as f64);
     }
     let up = group.connected.contains(&node.nodeid);
-    gauge!("pgvigil_keeper_stream_up", "nodename" => name()).set(i32::from(up));
+    gauge!("pgvigil_keeper_stream_up", of_group(&[name])).set(i32::from(up));
     let heartbeats = group.heartbeats.get(&node.nodeid).copied().unwrap_or(0);
-    counter!("pgvigil_heartbeats_total", "nodename" => name()).absolute(heartbeats);
-    gauge!("pgvigil_node_candidate_priority", "nodename" => name()).set(node.candidatepriority);
+    counter!("pgvigil_heartbeats_total", of_group(&[name])).absolute(heartbeats);
+    gauge!("pgvigil_node_candidate_priority", of_group(&[name])).set(node.candidatepriority);
 }
 
 fn count(n: usize) -> f64 {

@@ -149,8 +149,8 @@ impl GroupDriver {
     }
 
     /// Takes all inputs in that wait, with the monotonic times at which they came, in milliseconds,
-    /// and only then decides: nobody is silent whose word is there. At most one of them may be a
-    /// command, the last.
+    /// and only then decides: nobody is silent whose word is there. A command comes by itself, after
+    /// what was heard.
     pub fn handle_all(
         &mut self,
         inputs: impl IntoIterator<Item = (GroupInput, u64)>,

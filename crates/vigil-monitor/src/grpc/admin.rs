@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
@@ -22,6 +23,9 @@ pub(super) struct Admin {
     pub(super) registry: Arc<Registry>,
     pub(super) stop: CancellationToken,
 }
+
+/// A watcher is told at most so often: every report of every node is a change.
+const WATCH_EVERY: Duration = Duration::from_millis(250);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 type Answer<T> = Result<Response<T>, Status>;
@@ -51,6 +55,9 @@ impl pb::admin_server::Admin for Admin {
                 }
                 let other = async {
                     while versions.changed().await.is_ok() {
+                        // What changes meanwhile is in the next one.
+                        tokio::time::sleep(WATCH_EVERY).await;
+                        versions.mark_unchanged();
                         match views(&registry, &selector) {
                             Ok(views) if views == shown => {}
                             views => return views,

@@ -171,16 +171,16 @@ async fn keepers_and_operators_are_served() {
         .try_into()
         .unwrap();
     assert!(events.iter().all(|e| e.formationid == "default"), "{events:?}");
-    let heard = r#"pgvigil_heartbeats_total{nodename="node1"} 1"#;
+    let heard = r#"pgvigil_heartbeats_total{formation="default",group="0",nodename="node1"} 1"#;
     eventually("the report is counted", async || {
         monitor.get("/metrics").await.unwrap().contains(heard)
     })
     .await;
     let metrics = monitor.get("/metrics").await.unwrap();
     for series in [
-        r#"pgvigil_keeper_stream_up{nodename="node1"} 1"#,
-        r#"pg_auto_failover_node_state_health_code{nodename="node1",nodehost="127.0.0.1"}"#,
-        r#"pg_auto_failover_node_state_reported_state_code{nodename="node1"}"#,
+        r#"pgvigil_keeper_stream_up{formation="default",group="0",nodename="node1"} 1"#,
+        r#"pg_auto_failover_node_state_health_code{formation="default",group="0",nodename="node1",nodehost="127.0.0.1"}"#,
+        r#"pg_auto_failover_node_state_reported_state_code{formation="default",group="0",nodename="node1"}"#,
         r#"pgvigil_epoch{formation="default",group="0"}"#,
         r#"pgvigil_failovers_total{cause="unreachable"} 0"#,
         "# TYPE pgvigil_store_commit_ms histogram",
@@ -239,7 +239,9 @@ async fn keepers_and_operators_are_served() {
     let scrape = async || monitor.get("/metrics").await.unwrap();
     std::mem::drop(keeper);
     eventually("the stream is down", async || {
-        scrape().await.contains(r#"pgvigil_keeper_stream_up{nodename="node1"} 0"#)
+        scrape().await.contains(
+            r#"pgvigil_keeper_stream_up{formation="default",group="0",nodename="node1"} 0"#,
+        )
     })
     .await;
 

@@ -228,17 +228,17 @@ impl World {
         self.read_mail(monitor, group, true);
     }
 
-    /// Reads all that waits, and decides once. A command is the last of what is decided together.
+    /// Reads all that waits, and decides once; then come the commands, one by one.
     fn read_mail(&mut self, monitor: usize, group: usize, tick: bool) {
         let now_ms = self.now_ms;
         let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
-        let mut mail: VecDeque<(Mail, u64)> = std::mem::take(&mut cell.inbox).into();
-        if tick {
-            mail.push_back((Mail::Input(Box::new(GroupInput::Tick)), now_ms));
-        }
         let mut inputs = Vec::new();
-        while let Some((next, came_ms)) = mail.pop_front() {
+        let mut commands = VecDeque::new();
+        for (next, came_ms) in std::mem::take(&mut cell.inbox) {
             match next {
+                Mail::Input(input) if matches!(*input, GroupInput::Command { .. }) => {
+                    commands.push_back((input, came_ms));
+                }
                 Mail::Input(input) => inputs.push((*input, came_ms)),
                 Mail::Closed(stream) => {
                     inputs.retain(|(input, _)| {
@@ -249,16 +249,21 @@ impl World {
                     }
                 }
             }
-            let command = matches!(inputs.last(), Some((GroupInput::Command { .. }, _)));
-            if command || mail.is_empty() {
-                self.decide(monitor, group, std::mem::take(&mut inputs));
-                let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
-                if cell.busy.is_some() {
-                    let later = std::mem::take(&mut cell.inbox);
-                    cell.inbox = mail.into_iter().chain(later).collect();
-                    return;
-                }
+        }
+        inputs.extend(tick.then_some((GroupInput::Tick, now_ms)));
+        if !inputs.is_empty() {
+            self.decide(monitor, group, inputs);
+        }
+        while let Some((command, came_ms)) = commands.pop_front() {
+            let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
+            if cell.busy.is_some() {
+                let left = std::iter::once((command, came_ms)).chain(commands);
+                let later = std::mem::take(&mut cell.inbox);
+                let left = left.map(|(command, came_ms)| (Mail::Input(command), came_ms));
+                cell.inbox = left.chain(later).collect();
+                return;
             }
+            self.decide(monitor, group, vec![(*command, came_ms)]);
         }
     }
 
