@@ -11,12 +11,13 @@ use vigil_core::ids::RuleId;
 use vigil_core::message::{Goal, NotLetIn, Order, Report, Trouble};
 use vigil_core::node::observed::{Observed, ServerView, UpView};
 use vigil_core::node::record::NodeRecord;
-use vigil_core::node::step::{Step, StepDone};
+use vigil_core::node::step::{FailureKind, Step, StepDone, StepFailure};
 use vigil_daemon::Failure;
 
 use crate::chores;
 use crate::clock::{Clock, ms};
 use crate::execute::Executor;
+use crate::failure;
 use crate::link::FromMonitor;
 use crate::local::Local;
 use crate::metrics;
@@ -29,6 +30,8 @@ const TICK: Duration = Duration::from_millis(50);
 const CHORES_EVERY: Duration = Duration::from_secs(1);
 /// A step that failed so often in a row needs a human.
 const FAILURES_FOR_HUMANS: u32 = 10;
+/// A step that failed so often in a row is nothing new.
+const FAILURES_AS_USUAL: u32 = 4;
 /// A stop that was asked for waits so long for a step that could be broken off.
 const LEAVE_PATIENCE: Duration = Duration::from_secs(3);
 /// The last report gets out within this time, or not at all.
@@ -303,9 +306,11 @@ impl Agent {
         let name = running.step.name();
         let result = match ended {
             Ok(Ok(done)) => Ok(done),
-            Ok(Err(error)) => Err(format!("{error:#}")),
-            Err(join) if join.is_cancelled() => Err("broken off".to_owned()),
-            Err(join) => Err(format!("{name} panicked: {join}")),
+            Ok(Err(error)) => Err(failure::of(&error)),
+            Err(join) if join.is_cancelled() => {
+                Err(StepFailure::new(FailureKind::BrokenOff, "broken off"))
+            }
+            Err(join) => Err(StepFailure::new(FailureKind::Panicked, format!("panicked: {join}"))),
         };
         metrics::step_ended(name, took, result.is_ok());
         let ms = ms(took);
@@ -320,12 +325,12 @@ impl Agent {
                 }
                 tracing::info!(step = name, ms, "step done");
             }
-            Err(error) if error == "broken off" => {
+            Err(failure) if failure.kind == FailureKind::BrokenOff => {
                 tracing::info!(step = name, ms, "step broken off");
             }
-            Err(error) => self.log_failure(name, ms, error),
+            Err(failure) => self.log_failure(name, ms, &failure.text),
         }
-        self.pace.news();
+        self.news_unless_failing();
         self.needed = *self.channels.wanted.borrow() + 1;
         Some(NodeInput::StepEnded { id: running.id, result })
     }
@@ -471,7 +476,14 @@ impl Agent {
             done
         });
         self.running = Some(Running { id, step, began: Instant::now(), task });
-        self.pace.news();
+        self.news_unless_failing();
+    }
+
+    /// One more attempt at what keeps failing is no reason to look more often.
+    fn news_unless_failing(&mut self) {
+        if self.failures.is_none_or(|(_, count)| count < FAILURES_AS_USUAL) {
+            self.pace.news();
+        }
     }
 
     fn publish(&mut self) {
@@ -533,7 +545,7 @@ impl Agent {
             order: None,
         };
         let stopped = executor.run(&Step::Stop { budget_ms: 2_000 }).await;
-        stopped.map(|_| ()).map_err(|error| Failure::unexpected(format!("{error:#}")))
+        stopped.map(|_| ()).map_err(|error| Failure::unexpected(failure::told(&error)))
     }
 }
 

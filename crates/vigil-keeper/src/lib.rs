@@ -19,6 +19,7 @@ pub mod claim;
 pub mod clock;
 pub mod config;
 pub mod execute;
+mod failure;
 pub mod http;
 pub mod identity;
 pub mod link;

@@ -46,6 +46,13 @@ pub enum InForceError {
     Timeout { limit: Duration, waiting_for: String },
 }
 
+impl InForceError {
+    /// Whether it can pass by itself.
+    pub fn passes(&self) -> bool {
+        matches!(self, InForceError::Sql(error) if error.passes())
+    }
+}
+
 /// Writes `conf`, makes the server obey its `synchronous_standby_names`, and returns the LSN from
 /// which on every commit does (on a standby `None`: there are no commits to obey). 15-20 ms.
 ///

@@ -207,9 +207,11 @@ pub async fn wait_ready(
     };
     tokio::select! {
         result = ready => result,
-        () = postmaster.exited() => Err(ProcessError::Died { log: log_tail(&server_log::newest(pgdata, log_path)) }),
+        () = postmaster.exited() => {
+            Err(ProcessError::Died { log: last_words(&server_log::newest(pgdata, log_path)) })
+        }
         () = tokio::time::sleep(within) => {
-            let log = log_tail(&server_log::newest(pgdata, log_path));
+            let log = last_words(&server_log::newest(pgdata, log_path));
             Err(ProcessError::NotReady { waited: within, log })
         }
     }
@@ -266,6 +268,50 @@ pub fn log_tail(log_path: &Path) -> String {
     }
 }
 
+/// What the server said last about itself, in short: this is read by people who may not see its
+/// log, so nothing of what clients sent (statements, details), and nothing about their attempts.
+fn last_words(log_path: &Path) -> String {
+    let words = words_of(&log_tail(log_path));
+    let path = log_path.display();
+    if words.is_empty() { format!("see {path}") } else { format!("{words} (more in {path})") }
+}
+
+fn words_of(log: &str) -> String {
+    const LEVELS: [&str; 3] = ["PANIC:  ", "FATAL:  ", "LOG:  "];
+    const NOISE: [&str; 8] = [
+        "the database system is",
+        "database system is shut down",
+        "starting PostgreSQL",
+        "listening on",
+        "redirecting log output",
+        "authentication failed",
+        "pg_hba.conf entry",
+        "connection ",
+    ];
+    const BYTES: usize = 300;
+    let said = |line: &str| -> Option<String> {
+        if line.starts_with(char::is_whitespace) {
+            return None; // the rest of somebody's statement
+        }
+        let level = LEVELS.iter().find_map(|level| line.split_once(level)).map(|(_, words)| words);
+        let words = level.or_else(|| line.strip_prefix("postgres: "))?;
+        (!NOISE.iter().any(|noise| words.contains(noise))).then(|| words.trim().to_owned())
+    };
+    let mut text = String::new();
+    for words in log.lines().rev().filter_map(said) {
+        if text.contains(&words) {
+            continue;
+        }
+        let longer = if text.is_empty() { words } else { format!("{words}; {text}") };
+        if longer.len() > BYTES && !text.is_empty() {
+            break;
+        }
+        text = longer;
+    }
+    text.truncate(text.floor_char_boundary(BYTES));
+    text
+}
+
 /// Takes the exit status of a Postgres process if it is our child and has ended, so that no zombie
 /// stays: to Postgres a zombie that is named in a lock file is alive.
 pub(crate) fn reap(pid: Pid) {
@@ -294,4 +340,28 @@ fn open_pidfd(pid: Pid) -> io::Result<AsyncFd<OwnedFd>> {
 async fn wait_readable(pidfd: &AsyncFd<OwnedFd>) {
     // An error means that the runtime shuts down; there is nobody to tell then.
     let _ = pidfd.readable().await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::words_of;
+
+    #[test]
+    fn a_log_is_told_in_short_and_without_what_clients_sent() {
+        let log = "2026-12-01 00:00:00 UTC [7] LOG:  invalid value for parameter \"work_mem\"\n\
+            2026-12-01 00:00:00 UTC [9] ERROR:  cannot execute ALTER ROLE\n\
+            2026-12-01 00:00:00 UTC [9] STATEMENT:  alter role app\n\
+            \tpassword 'hunter2'\n\
+            2026-12-01 00:00:00 UTC [9] FATAL:  the database system is starting up\n\
+            2026-12-01 00:00:00 UTC [7] FATAL:  configuration file contains errors\n\
+            2026-12-01 00:00:00 UTC [7] LOG:  database system is shut down\n";
+        let words = "invalid value for parameter \"work_mem\"; configuration file contains errors";
+        assert_eq!(words_of(log), words);
+        assert_eq!(
+            words_of("postgres: could not access the directory"),
+            "could not access the directory"
+        );
+        let lengthy = format!("LOG:  {}\nFATAL:  end", "é".repeat(400));
+        assert_eq!(words_of(&lengthy), "end");
+    }
 }

@@ -48,4 +48,17 @@ pub enum StandbyError {
     SharedPlace(PathBuf),
     #[error("{} has neither checksums nor wal_log_hints: it cannot be rewound", .0.display())]
     NotRewindable(PathBuf),
+    #[error("the primary has no replication slot {0} for this node yet")]
+    NoSlot(String),
+}
+
+impl StandbyError {
+    /// Whether it can pass by itself.
+    pub fn passes(&self) -> bool {
+        match self {
+            StandbyError::Tool(error) => error.passes(),
+            StandbyError::Sql(error) => error.passes(),
+            _ => false,
+        }
+    }
 }

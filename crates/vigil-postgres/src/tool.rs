@@ -24,6 +24,30 @@ pub enum ToolError {
     TimedOut { program: String, limit: Duration, messages: String },
 }
 
+impl ToolError {
+    /// Whether another node, or its server, is the reason, and only at present. The programs have
+    /// words alone to say so (always these: they run with `LC_ALL=C`).
+    pub fn passes(&self) -> bool {
+        const WORDS: &[&str] = &[
+            "connection to server",
+            "could not connect",
+            "could not receive data",
+            "server closed the",
+            "too many clients already",
+            "remaining connection slots",
+            "the database system is",
+            "number of requested standby connections exceeds",
+            "is active for PID",
+        ];
+        match self {
+            ToolError::Failed { messages, .. } | ToolError::TimedOut { messages, .. } => {
+                WORDS.iter().any(|words| messages.contains(words))
+            }
+            ToolError::Start { .. } => false,
+        }
+    }
+}
+
 /// Runs `command` to its end and returns what it printed (stdout, then stderr). Dropping the
 /// future kills the program with all its children.
 pub(crate) async fn run(mut command: Command, within: Duration) -> Result<String, ToolError> {

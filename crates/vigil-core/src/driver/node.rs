@@ -16,7 +16,7 @@ use crate::message::{Goal, NotLetIn, Order, Report, Server, Trouble};
 use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Data, Observed, ServerView, UpView};
 use crate::node::record::{NodeRecord, Replacing};
-use crate::node::step::{Step, StepDone};
+use crate::node::step::{Step, StepDone, StepFailure};
 use crate::node::{Circumstances, Next, next_step};
 use crate::rule::Pledge;
 use crate::wal::Lsn;
@@ -30,6 +30,10 @@ const FED_MS: u64 = 5_000;
 const IDLE_MS: u64 = 1_000;
 /// While something is under way the local Postgres is looked at so often, in milliseconds.
 const BUSY_LOOK_MS: u64 = 4;
+/// And so often while a step keeps failing: after so many failures in a row nobody waits for the
+/// next one at once.
+const FAILING_LOOK_MS: u64 = 250;
+const QUICK_RETRIES: u32 = 4;
 /// A polite stop gives up waiting for the monitor after so long, in milliseconds: without a
 /// monitor at once-ish, with one long enough for a handover.
 const LEAVE_ALONE_MS: u64 = 1_500;
@@ -62,7 +66,7 @@ pub enum NodeInput {
     Troubles(Vec<Trouble>),
     StepEnded {
         id: u64,
-        result: Result<StepDone, String>,
+        result: Result<StepDone, StepFailure>,
     },
     /// Something happened here that the group's events should hold.
     Notice {
@@ -303,7 +307,9 @@ impl NodeDriver {
         let uncovered = self.in_force.is_some_and(|(rule, _)| self.covered != Some(rule));
         let Some(seen) = &self.seen else { return BUSY_LOOK_MS };
         let settled = self.running.is_none() && self.retry.is_none() && !self.is_waiting(seen);
-        if settled && !uncovered {
+        if self.retry.as_ref().is_some_and(|retry| retry.failures > QUICK_RETRIES) {
+            FAILING_LOOK_MS
+        } else if settled && !uncovered {
             (self.record.settings.heartbeat_interval_ms / 2).clamp(20, 500)
         } else if settled && self.memory.in_force.is_some() {
             // Waiting for standbys to cover a rule; may last as long as they are away.

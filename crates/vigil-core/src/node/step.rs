@@ -140,6 +140,41 @@ pub enum StepDone {
     },
 }
 
+/// What to make of a step that did not end well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum FailureKind {
+    /// Its task was given up, by an order or for a stop.
+    BrokenOff,
+    /// It passes by itself: another node that cannot be reached, a server that is full or starting.
+    Passing,
+    /// Trying again will hardly help.
+    Lasting,
+    /// A mistake of ours.
+    Panicked,
+}
+
+/// Classified where the error is made; `text` is for people alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StepFailure {
+    pub kind: FailureKind,
+    pub text: String,
+}
+
+impl StepFailure {
+    pub fn new(kind: FailureKind, text: impl Into<String>) -> Self {
+        StepFailure { kind, text: text.into() }
+    }
+
+    pub fn lasting(text: impl Into<String>) -> Self {
+        StepFailure::new(FailureKind::Lasting, text)
+    }
+
+    /// Whether somebody has to look, if it goes on like this.
+    pub fn lasts(&self) -> bool {
+        matches!(self.kind, FailureKind::Lasting | FailureKind::Panicked)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::Step;

@@ -7,7 +7,7 @@ use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::message::{Goal, Order, Report, Sender, Server};
 use vigil_core::node::observed::{Data, Observed, ServerView, UpView};
 use vigil_core::node::record::{NodeRecord, Replacing};
-use vigil_core::node::step::{Step, StepDone};
+use vigil_core::node::step::{Step, StepDone, StepFailure};
 use vigil_core::wal::{Lsn, TimelineHistory, Tli};
 
 use crate::support::{T0, at, cluster, order, record, rule, t, up};
@@ -123,7 +123,7 @@ impl Keeper {
         self.take(NodeInput::Order(order)).unwrap()
     }
 
-    fn ends(&mut self, result: Result<StepDone, String>) -> Vec<Step> {
+    fn ends(&mut self, result: Result<StepDone, StepFailure>) -> Vec<Step> {
         let (id, _) = self.running.clone().expect("a step runs");
         self.take(NodeInput::StepEnded { id, result }).unwrap()
     }
@@ -560,7 +560,7 @@ proptest! {
                         Step::Clone { .. } | Step::Initdb => StepDone::Created { system_id: 1 },
                         _ => StepDone::Plain,
                     };
-                    let result = if well { Ok(done) } else { Err("failed".to_owned()) };
+                    let result = if well { Ok(done) } else { Err(StepFailure::lasting("failed")) };
                     NodeInput::StepEnded { id: if stale { id - 1 } else { id }, result }
                 }
                 Event::Welcomed => NodeInput::Welcomed { node_id: NodeId(1) },
@@ -689,7 +689,7 @@ fn a_stall_outlives_orders_that_change_nothing_for_it() {
     assert!(matches!(steps.as_slice(), [Step::Clone { keep: Some(_), .. }]), "{steps:?}");
     // It may hold the only copy of something until the new one takes its place.
     assert!(keeper.disk.is_whole());
-    keeper.ends(Err("the primary is gone".into()));
+    keeper.ends(Err(StepFailure::lasting("the primary is gone")));
     keeper.sees(attached(1, 7, false));
     assert_eq!(keeper.disk.replacing, None, "nothing was replaced");
 }

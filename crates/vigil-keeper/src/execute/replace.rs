@@ -192,9 +192,9 @@ impl Patience {
     async fn bear(
         &self,
         error: StandbyError,
-        worth_it: fn(&str) -> bool,
+        worth_it: fn(&StandbyError) -> bool,
     ) -> Result<(), StandbyError> {
-        if !worth_it(&error.to_string()) || Instant::now() >= self.end {
+        if !worth_it(&error) || Instant::now() >= self.end {
             return Err(error);
         }
         tracing::debug!(%error, "trying again");
@@ -204,12 +204,13 @@ impl Patience {
 }
 
 /// The primary's keeper makes the slot when it hears of this node.
-fn is_slot_missing(error: &str) -> bool {
-    error.contains("replication slot") && error.contains("does not exist")
+fn is_slot_missing(error: &StandbyError) -> bool {
+    matches!(error, StandbyError::NoSlot(_))
 }
 
 /// pg_rewind cannot be repeated once it has begun, but it connects before it does anything.
-fn is_not_connected(error: &str) -> bool {
+fn is_not_connected(error: &StandbyError) -> bool {
+    let error = error.to_string();
     error.contains("asking the primary for its tablespaces")
         || error.contains("connection to server")
             && error.contains("failed:")

@@ -98,6 +98,27 @@ pub(crate) async fn read_file(
     }
 }
 
+/// Whether `upstream` has a replication slot of this name.
+pub(crate) async fn has_slot(
+    upstream: &Upstream,
+    slot: &str,
+    within: Duration,
+) -> Result<bool, SqlError> {
+    let what = "asking the primary for its replication slots";
+    let ask = async {
+        let mut connection = PgConnection::connect_with(&options(upstream)).await?;
+        let sql = "SELECT count(*) > 0 FROM pg_replication_slots WHERE slot_name = $1";
+        let found = sqlx::query_scalar(sql).bind(slot).fetch_one(&mut connection).await?;
+        // It has answered; how the connection ends does not matter.
+        let _ = connection.close().await;
+        Ok(found)
+    };
+    match tokio::time::timeout(within, ask).await {
+        Ok(answer) => answer.map_err(|cause| SqlError::Query { what, cause }),
+        Err(_) => Err(SqlError::Timeout { what, limit: within }),
+    }
+}
+
 fn options(upstream: &Upstream) -> PgConnectOptions {
     let options = PgConnectOptions::new_without_pgpass()
         .host(&upstream.host)

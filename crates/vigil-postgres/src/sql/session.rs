@@ -69,11 +69,34 @@ impl SqlError {
         }
     }
 
+    /// Whether it can pass by itself: a server that is full, starts, stops or cannot be reached, an
+    /// object that somebody else is using, no answer in time.
+    pub fn passes(&self) -> bool {
+        match self {
+            SqlError::Query { cause, .. } | SqlError::Connect { cause, .. } => {
+                match self.sqlstate() {
+                    Some(code) => PASSING.iter().any(|class| code.starts_with(class)),
+                    None => matches!(cause, sqlx::Error::Io(_)),
+                }
+            }
+            SqlError::ConnectTimeout { .. }
+            | SqlError::Timeout { .. }
+            | SqlError::Broken { .. } => true,
+            SqlError::Unexpected { .. } => false,
+        }
+    }
+
     /// What kind of refusal it was; `None` when the server did not answer with one.
     pub fn refusal(&self) -> Option<Refusal> {
         self.sqlstate().map(|code| Refusal::of(&code))
     }
 }
+
+/// `SQLSTATE`s, or their first characters, of what passes: connections (08), in use (55006), no lock
+/// in time (55P03), full (53300), no memory (53200), told to stop (57P01 to 57P03, 57014), a
+/// conflict (40).
+const PASSING: &[&str] =
+    &["08", "40", "53200", "53300", "55006", "55P03", "57014", "57P01", "57P02", "57P03"];
 
 /// Why a server that answers does not do what it was asked, by `SQLSTATE`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

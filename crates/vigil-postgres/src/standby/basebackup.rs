@@ -65,6 +65,12 @@ pub async fn basebackup_with(
     if !processes_of(pgdata)?.is_empty() {
         return Err(StandbyError::Runs(pgdata.to_owned()));
     }
+    if let Some(slot) = &upstream.slot
+        && !remote::has_slot(upstream, slot, READ_WITHIN).await?
+    {
+        // pg_basebackup would find out only after a checkpoint over there.
+        return Err(StandbyError::NoSlot(slot.clone()));
+    }
     let place = Place::choose(pgdata, "clone")?;
     tool::kill_strays("pg_basebackup", place.dir()).await;
     place.clear()?;

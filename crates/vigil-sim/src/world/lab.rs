@@ -84,7 +84,7 @@ impl Lab {
 
     /// Carries out a keeper's step at once; `Err` says why that is not possible.
     pub fn step(&mut self, host: usize, step: &Step) -> Result<(), String> {
-        self.world.execute(host, step, Some(Epoch(1))).map(|_| ())
+        self.world.execute(host, step, Some(Epoch(1))).map(|_| ()).map_err(|e| e.text)
     }
 
     /// Begins a keeper's step; what it sets going in Postgres comes later.
@@ -101,7 +101,7 @@ impl Lab {
         }
         let (len, now_ms) = (self.wal(host).len(), self.now_ms());
         let standby = Standby::started(len, 3, now_ms, now_ms + AGES_MS);
-        self.world.start(host, Run::Standby(standby)).map(|_| ())
+        self.world.start(host, Run::Standby(standby)).map(|_| ()).map_err(|e| e.text)
     }
 
     pub fn release(&mut self, host: usize) {

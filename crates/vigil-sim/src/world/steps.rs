@@ -5,7 +5,7 @@ use vigil_core::ids::{Epoch, NodeId};
 use vigil_core::limits::Limits;
 use vigil_core::message::Goal;
 use vigil_core::mutation::{Mutation, broken};
-use vigil_core::node::step::{Step, StepDone};
+use vigil_core::node::step::{Step, StepDone, StepFailure};
 use vigil_core::rule::SyncRule;
 use vigil_core::wal::Tli;
 
@@ -26,10 +26,10 @@ pub(crate) enum Effect {
     OrphansEnd,
 }
 
-type Outcome = Result<StepDone, String>;
+type Outcome = Result<StepDone, StepFailure>;
 
 fn no(why: &str) -> Outcome {
-    Err(why.to_owned())
+    Err(StepFailure::lasting(why))
 }
 
 impl World {
@@ -127,7 +127,7 @@ impl World {
             () => self.execute(host, &running.step, running.epoch),
         };
         self.note_host(host, "step ends", || {
-            let outcome = result.as_ref().err().map_or("ok", String::as_str);
+            let outcome = result.as_ref().err().map_or("ok", |failure| failure.text.as_str());
             format!("{} {outcome}", running.step)
         });
         self.feed(host, NodeInput::StepEnded { id, result });

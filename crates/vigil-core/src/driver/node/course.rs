@@ -9,7 +9,7 @@ use crate::message::Goal;
 use crate::mutation::{Mutation, broken};
 use crate::node::observed::{Observed, ServerView, UpView};
 use crate::node::record::Replacing;
-use crate::node::step::{Step, StepDone};
+use crate::node::step::{Step, StepDone, StepFailure};
 use crate::node::{Next, fence, pledge};
 use crate::rule::{Pledge, SyncRule};
 
@@ -21,7 +21,7 @@ impl NodeDriver {
     pub(super) fn step_ended(
         &mut self,
         id: u64,
-        result: Result<StepDone, String>,
+        result: Result<StepDone, StepFailure>,
         now: Now,
         out: &mut Vec<NodeOutput>,
     ) {
@@ -37,13 +37,14 @@ impl NodeDriver {
                 }
             }
             Err(_) if running.cancelled => {}
-            Err(text) => {
+            Err(failure) => {
                 let what = running.step.name();
                 let (failures, lasting) = match &self.retry {
                     Some(retry) if retry.what == what => (retry.failures + 1, retry.lasting),
                     _ => (1, 0),
                 };
-                let lasting = lasting + u32::from(!passes_by_itself(&text));
+                let lasting = lasting + u32::from(failure.lasts());
+                let text = failure.text;
                 let pause = (RETRY_MS << (failures - 1).min(10)).min(RETRY_MAX_MS);
                 let not_before_ms = now.mono_ms + pause;
                 self.retry = Some(Retry { failures, lasting, not_before_ms, what, text });
@@ -210,11 +211,4 @@ impl NodeDriver {
             .map(|(id, _)| *id)
             .collect()
     }
-}
-
-/// Whether a failure only says that another node cannot be reached at present.
-fn passes_by_itself(error: &str) -> bool {
-    ["connection to server", "could not connect", "could not receive data", "server closed the"]
-        .iter()
-        .any(|words| error.contains(words))
 }
