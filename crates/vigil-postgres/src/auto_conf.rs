@@ -28,10 +28,13 @@ pub fn strip_auto_conf(pgdata: &Path, names: &[String]) -> Result<Vec<String>, F
         return Ok(found);
     }
     let path = pgdata.join(FILE);
-    let text = durable::read_text_opt(&path)?.unwrap_or_default();
+    let old = durable::read_opt(&path)?.unwrap_or_default();
     let is_ours = |line: &str| guc::parse_line(line).is_some_and(|(name, _)| found.contains(&name));
-    let kept: String = text.lines().filter(|l| !is_ours(l)).flat_map(|l| [l, "\n"]).collect();
-    durable::write(&path, kept.as_bytes())?;
+    let mut kept = Vec::with_capacity(old.len());
+    for (raw, _) in durable::lines(&old).filter(|(_, line)| !is_ours(line)) {
+        durable::push_line(&mut kept, raw);
+    }
+    durable::write(&path, &kept)?;
     Ok(found)
 }
 
@@ -44,12 +47,12 @@ mod tests {
     fn overrides_are_found_and_taken_out() {
         let dir = TempDir::new();
         let text =
-            "# Do not edit\nPort = '1'\nwork_mem = '1MB'\nprimary_conninfo = 'x'\nport = '2'\n";
+            b"# Do not edit\nPort = '1'\nwork_mem = '1MB' # \xe9\nprimary_conninfo = 'x'\nport = '2'\n";
         std::fs::write(dir.path().join(FILE), text).unwrap();
         let names = ["port", "primary_conninfo", "hot_standby"].map(str::to_owned);
         assert_eq!(strip_auto_conf(dir.path(), &names).unwrap(), ["port", "primary_conninfo"]);
         assert_eq!(auto_conf_overrides(dir.path(), &names).unwrap(), [""; 0]);
-        let text = std::fs::read_to_string(dir.path().join(FILE)).unwrap();
-        assert_eq!(text, "# Do not edit\nwork_mem = '1MB'\n");
+        let text = std::fs::read(dir.path().join(FILE)).unwrap();
+        assert_eq!(text, b"# Do not edit\nwork_mem = '1MB' # \xe9\n");
     }
 }

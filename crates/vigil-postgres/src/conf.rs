@@ -93,6 +93,15 @@ impl ManagedConf {
                 self.extra.push((name.to_owned(), value.clone()));
             }
         }
+        // Below the number of all connections a server does not start.
+        let connections = number("max_connections").unwrap_or(Limits::DEFAULT.max_connections);
+        let others = number("reserved_connections").unwrap_or(0);
+        let wanted = number("superuser_reserved_connections").unwrap_or(0).max(RESERVED);
+        let reserved = wanted.min(connections.saturating_sub(others + 1));
+        if reserved != RESERVED {
+            let name = "superuser_reserved_connections".to_owned();
+            self.extra.push((name, reserved.to_string()));
+        }
         // No control file: nothing to replay yet.
         let replayed = crate::control::read(pgdata).ok().map(|control| control.limits);
         let Some(needed) = replayed.into_iter().chain(room).reduce(Limits::max) else {
@@ -159,6 +168,9 @@ impl ManagedConf {
     }
 }
 
+/// Connections that are kept for superusers: a keeper's own.
+const RESERVED: u32 = 5;
+
 /// Settings that fast and safe failovers need: name, value, first major version that has it.
 /// `wal_level` and `synchronous_commit` are the user's.
 const BASELINE: &[(&str, &str, u32)] = &[
@@ -177,6 +189,7 @@ const BASELINE: &[(&str, &str, u32)] = &[
     ("recovery_init_sync_method", "syncfs", 14),
     // Filling new segments with zeros is half of a promotion.
     ("wal_init_zero", "off", 13),
+    // RESERVED
     ("superuser_reserved_connections", "5", 13),
     ("wal_keep_size", "256MB", 13),
     // Slots of a node that is gone must not fill the disk.
@@ -213,17 +226,21 @@ const NEVER_IN_A_GROUP: &[(&str, u32)] = &[
 /// there is none (a clone of a cluster that keeps its configuration elsewhere).
 pub fn ensure_included(pgdata: &Path) -> Result<Written, FileError> {
     let path = pgdata.join("postgresql.conf");
-    let old = durable::read_text_opt(&path)?.unwrap_or_default();
+    let old = durable::read_opt(&path)?.unwrap_or_default();
     let is_ours = |line: &str| line.trim().starts_with(INCLUDE);
-    let is_content = |line: &&str| !line.trim().is_empty() && !line.trim().starts_with('#');
-    let is_last = old.lines().rev().find(is_content).is_some_and(is_ours);
-    if is_last && old.lines().filter(|l| is_ours(l)).count() == 1 {
+    let is_content = |line: &str| !line.trim().is_empty() && !line.trim().starts_with('#');
+    let mut last = durable::lines(&old).rev().filter(|(_, line)| is_content(line));
+    let is_last = last.next().is_some_and(|(_, line)| is_ours(&line));
+    if is_last && durable::lines(&old).filter(|(_, line)| is_ours(line)).count() == 1 {
         return Ok(Written::Unchanged);
     }
-    let mut text: String = old.lines().filter(|l| !is_ours(l)).flat_map(|l| [l, "\n"]).collect();
-    text.push_str(INCLUDE);
-    text.push_str("\t# pgvigil: keep this line last\n");
-    durable::write_if_changed(&path, text.as_bytes())
+    let mut new = Vec::with_capacity(old.len() + 100);
+    for (raw, _) in durable::lines(&old).filter(|(_, line)| !is_ours(line)) {
+        durable::push_line(&mut new, raw);
+    }
+    new.extend_from_slice(INCLUDE.as_bytes());
+    new.extend_from_slice(b"\t# pgvigil: keep this line last\n");
+    durable::write_if_changed(&path, &new)
 }
 
 /// The text of the managed file as it is; after a rewind or a clone it is the source's.
@@ -281,5 +298,9 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         assert!(text.starts_with("port = 1\ninclude_if_exists = 'pgvigil.conf'"), "{text}");
         assert_eq!(text.matches("include_if_exists").count(), 1);
+        std::fs::write(&path, b"cluster_name = 'caf\xe9'\r\n").unwrap();
+        ensure_included(dir.path()).unwrap();
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(bytes.starts_with(b"cluster_name = 'caf\xe9'\r\ninclude"), "in its own encoding");
     }
 }

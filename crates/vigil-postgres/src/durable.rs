@@ -1,5 +1,6 @@
 //! Small files that survive a power loss: temporary file, fsync, rename, fsync of the directory.
 
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -87,9 +88,34 @@ pub(crate) fn read_opt(path: &Path) -> Result<Option<Vec<u8>>, FileError> {
     }
 }
 
-/// As [`read_opt`], as text; bytes that are no UTF-8 are kept out of sight, not an error.
+/// As [`read_opt`], as text; bytes that are no UTF-8 are kept out of sight, not an error. For what we
+/// wrote, and for looking at what users wrote: what is written back is made of [`lines`].
 pub(crate) fn read_text_opt(path: &Path) -> Result<Option<String>, FileError> {
     Ok(read_opt(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+}
+
+/// The lines of a user's file as they are, with their ends, and as text to look at. Users' files are
+/// in whatever encoding they are in.
+pub(crate) fn lines(bytes: &[u8]) -> impl DoubleEndedIterator<Item = (&[u8], Cow<'_, str>)> {
+    let end = bytes.len();
+    let starts = bytes.iter().enumerate().filter(|(_, b)| **b == b'\n').map(|(at, _)| at + 1);
+    let mut ends: Vec<usize> = starts.collect();
+    if ends.last() != Some(&end) && end > 0 {
+        ends.push(end);
+    }
+    let starts: Vec<usize> = std::iter::once(0).chain(ends.iter().copied()).collect();
+    starts.into_iter().zip(ends).map(|(from, to)| {
+        let raw = &bytes[from..to];
+        (raw, String::from_utf8_lossy(raw))
+    })
+}
+
+/// Appends a line as it is; only an end that is missing is added.
+pub(crate) fn push_line(into: &mut Vec<u8>, raw: &[u8]) {
+    into.extend_from_slice(raw);
+    if raw.last() != Some(&b'\n') {
+        into.push(b'\n');
+    }
 }
 
 /// Gives a file that root made to the owner of its directory: Postgres runs as somebody else, and

@@ -112,27 +112,24 @@ fn name(value: &str) -> Result<String, HbaError> {
 }
 
 fn put_block(path: &Path, lines: &str) -> Result<Written, FileError> {
-    let old = durable::read_text_opt(path)?.unwrap_or_default();
-    let block = format!("{BEGIN}\n{lines}\n{END}\n");
-    let text = block + &without_block(&old);
-    durable::write_if_changed(path, text.as_bytes())
+    let old = durable::read_opt(path)?.unwrap_or_default();
+    let mut new = format!("{BEGIN}\n{lines}\n{END}\n").into_bytes();
+    new.extend(without_block(&old));
+    durable::write_if_changed(path, &new)
 }
 
 /// All but our block. Where its end is missing only the mark goes: lines of the user are never
 /// lost.
-fn without_block(text: &str) -> String {
-    let has_end = text.lines().any(|l| l.trim() == END);
-    let mut kept = String::new();
+fn without_block(text: &[u8]) -> Vec<u8> {
+    let has_end = durable::lines(text).any(|(_, line)| line.trim() == END);
+    let mut kept = Vec::with_capacity(text.len());
     let mut inside = false;
-    for line in text.lines() {
+    for (raw, line) in durable::lines(text) {
         match line.trim() {
             BEGIN => inside = has_end,
             END => inside = false,
             _ if inside => {}
-            _ => {
-                kept.push_str(line);
-                kept.push('\n');
-            }
+            _ => durable::push_line(&mut kept, raw),
         }
     }
     kept
@@ -180,14 +177,15 @@ mod tests {
     fn the_block_is_on_top_and_the_rest_stays() {
         let dir = TempDir::new();
         let path = dir.path().join("pg_hba.conf");
-        let theirs = "# mine\nhost all all 1.2.3.4/32 md5\n";
+        let theirs = b"# mine\nhost all \"ren\xe9\" 1.2.3.4/32 md5\n";
         std::fs::write(&path, theirs).unwrap();
         assert_eq!(plan().write(dir.path()).unwrap(), Written::Changed);
         assert_eq!(plan().write(dir.path()).unwrap(), Written::Unchanged);
         let other = HbaPlan { cidrs: Vec::new(), ..plan() };
         assert_eq!(other.write(dir.path()).unwrap(), Written::Changed);
-        let text = std::fs::read_to_string(&path).unwrap();
-        assert!(text.starts_with(BEGIN) && text.ends_with(&format!("{END}\n{theirs}")), "{text}");
+        let bytes = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(text.starts_with(BEGIN) && bytes.ends_with(theirs), "{text}");
         assert_eq!(text.matches(BEGIN).count(), 1);
         let ident = std::fs::read_to_string(dir.path().join("pg_ident.conf")).unwrap();
         assert_eq!(ident, format!("{BEGIN}\npgvigil \"postgres\" postgres\n{END}\n"));

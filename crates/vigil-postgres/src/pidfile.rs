@@ -36,7 +36,16 @@ fn parse(text: &str) -> Option<PidFile> {
 /// itself gets over the file; when a process of the directory lives the file stays: the interlock
 /// must hold.
 pub(crate) fn clear_stale(pgdata: &Path) -> Result<bool, ProcessError> {
-    let Some(file) = read(pgdata)? else { return Ok(false) };
+    let Some(file) = read(pgdata)? else {
+        // A power cut can leave it empty. A server that is just writing it would be seen.
+        let path = pgdata.join("postmaster.pid");
+        let is_empty = std::fs::metadata(&path).is_ok_and(|meta| meta.len() == 0);
+        if !is_empty || !processes_of(pgdata)?.is_empty() {
+            return Ok(false);
+        }
+        tracing::warn!(pgdata = %pgdata.display(), "removing an empty postmaster.pid");
+        return Ok(durable::remove(&path)?);
+    };
     crate::process::reap(file.pid);
     let is_free = procfs::stat(file.pid).map_err(ProcessError::Unseen)?.is_none();
     let is_ours = || Owner::of(pgdata)?.owns(file.pid);
@@ -54,6 +63,15 @@ pub(crate) fn clear_stale(pgdata: &Path) -> Result<bool, ProcessError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_file_of_a_dead_server_goes() {
+        let dir = crate::testing::TempDir::new();
+        let path = dir.path().join("postmaster.pid");
+        assert!(!clear_stale(dir.path()).unwrap());
+        std::fs::write(&path, "").unwrap();
+        assert!(clear_stale(dir.path()).unwrap() && !path.exists());
+    }
 
     #[test]
     fn lines() {

@@ -100,32 +100,34 @@ pub fn bring_in(pgdata: &Path, major: u32) -> Result<Option<PathBuf>, FileError>
     for (setting, name) in [("hba_file", "pg_hba.conf"), ("ident_file", "pg_ident.conf")] {
         let from =
             settings.get(setting).map_or_else(|| outside.with_file_name(name), PathBuf::from);
-        if let Some(text) = durable::read_text_opt(&from)? {
-            durable::write(&pgdata.join(name), text.as_bytes())?;
+        if let Some(bytes) = durable::read_opt(&from)? {
+            durable::write(&pgdata.join(name), &bytes)?;
         }
     }
-    let mut lines = Vec::new();
-    flatten(&outside, DEPTH_MAX, &mut lines)?;
-    let text = format!("# Copied from {} by pgvigil.\n{}\n", outside.display(), lines.join("\n"));
+    let mut text = format!("# Copied from {} by pgvigil.\n", outside.display()).into_bytes();
+    flatten(&outside, DEPTH_MAX, &mut text)?;
     // Last: with it the copy is complete.
-    durable::write(&pgdata.join(CONF), text.as_bytes())?;
+    durable::write(&pgdata.join(CONF), &text)?;
     Ok(Some(outside))
 }
 
 /// One file made of all that `file` includes.
-fn flatten(file: &Path, depth: u32, into: &mut Vec<String>) -> Result<(), FileError> {
-    let text = std::fs::read_to_string(file).at("read", file)?;
-    for line in text.lines() {
-        let named = guc::parse_line(line).is_some_and(|(name, _)| PLACES.contains(&name.as_str()));
-        match Include::parse(line) {
+fn flatten(file: &Path, depth: u32, into: &mut Vec<u8>) -> Result<(), FileError> {
+    let bytes = fs::read(file).at("read", file)?;
+    for (raw, line) in durable::lines(&bytes) {
+        let named = guc::parse_line(&line).is_some_and(|(name, _)| PLACES.contains(&name.as_str()));
+        match Include::parse(&line) {
             Some(include) if depth > 0 => {
                 for file in include.files(durable::parent(file)).iter().filter(|f| f.exists()) {
-                    into.push(format!("# From {}:", file.display()));
+                    into.extend(format!("# From {}:\n", file.display()).into_bytes());
                     flatten(file, depth - 1, into)?;
                 }
             }
-            _ if named => into.push(format!("#{line}")),
-            _ => into.push(line.to_owned()),
+            _ if named => {
+                into.push(b'#');
+                durable::push_line(into, raw);
+            }
+            _ => durable::push_line(into, raw),
         }
     }
     Ok(())

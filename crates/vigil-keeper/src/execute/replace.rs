@@ -113,7 +113,9 @@ impl Executor {
         if local.postmaster()?.is_some() {
             self.stop(STOP_WITHIN).await?;
         }
-        if let Some(keep) = keep
+        // What is a prefix of the primary's is nothing to give up.
+        let is_prefix = |at: &Position| self.primary_history().is_some_and(|h| h.holds(*at));
+        if let Some(keep) = keep.filter(|at| !is_prefix(at))
             && let Err(error) = self.keep_wal(keep).await
         {
             // A directory that is beyond reading has nothing to keep.
