@@ -82,14 +82,13 @@ pub async fn observe(
         }
         let began = *wanted.borrow_and_update();
         observer.why = None;
-        let seen = match observer.look().await {
-            Some(seen) => Ok(seen),
+        let seen = if let Some(seen) = observer.look().await {
+            Ok(seen)
+        } else {
             // What woke this look may still be so.
-            None => {
-                tokio::time::sleep(BLINK).await;
-                let Some(why) = observer.why.take() else { continue };
-                Err(observer.not_seen(why))
-            }
+            tokio::time::sleep(BLINK).await;
+            let Some(why) = observer.why.take() else { continue };
+            Err(observer.not_seen(why))
         };
         let troubles = observer.memory.troubles.found();
         if looks.send(Look { began, seen, troubles }).await.is_err() {

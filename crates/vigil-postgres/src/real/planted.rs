@@ -244,6 +244,10 @@ async fn the_role_gets_back_whatever_was_taken_from_it() {
          pg_current_wal_insert_lsn(), set_config(text, text, boolean) FROM PUBLIC",
         "REVOKE EXECUTE ON FUNCTION pg_read_binary_file(text) FROM repl",
         "REVOKE SELECT ON pg_catalog.pg_tablespace FROM PUBLIC",
+        // Its arguments differ by version.
+        "DO $$ DECLARE f regprocedure; BEGIN FOR f IN SELECT oid FROM pg_proc \
+         WHERE proname = 'pg_logical_emit_message' LOOP \
+         EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', f); END LOOP; END $$",
         "SET password_encryption = md5; ALTER ROLE repl PASSWORD 'secret'",
         "ALTER ROLE repl PASSWORD 'another'",
         "ALTER ROLE repl PASSWORD NULL",
@@ -279,6 +283,10 @@ async fn the_role_gets_back_whatever_was_taken_from_it() {
     };
     eventually("the role can ask", async || crate::sql::remote::answers(&upstream, LONG).await)
         .await;
+    let committer = crate::sql::remote::Committer::connect(&upstream, LONG).await.unwrap();
+    let before = session.insert_lsn(LONG).await.unwrap();
+    committer.commit(LONG).await.unwrap();
+    assert!(session.insert_lsn(LONG).await.unwrap() > before, "it makes WAL move");
     let place = server.log.with_file_name("copy");
     standby::basebackup(&install, &upstream, &place, OldData::Remove, LONG).await.unwrap();
 }

@@ -21,10 +21,15 @@ const REWIND_FUNCTIONS: [&str; 9] = [
     "pg_catalog.unnest(anyarray)",
 ];
 
-/// What the role lacks; only that is granted, so that nothing is left in dumps without need.
+/// What the role lacks; only that is granted, so that nothing is left in dumps without need. The
+/// function by which standbys' keepers commit has other arguments from PostgreSQL 17 on.
 const MISSING: &str = r"
 SELECT 'EXECUTE ON FUNCTION ' || f FROM unnest($2::text[]) AS f
 WHERE NOT has_function_privilege($1, f, 'EXECUTE')
+UNION ALL SELECT format('EXECUTE ON FUNCTION pg_catalog.%I(%s)', proname,
+    pg_get_function_identity_arguments(oid))
+FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace
+AND proname = 'pg_logical_emit_message' AND NOT has_function_privilege($1, oid, 'EXECUTE')
 UNION ALL SELECT 'USAGE ON SCHEMA pg_catalog'
 WHERE NOT has_schema_privilege($1, 'pg_catalog', 'USAGE')
 UNION ALL SELECT 'SELECT ON pg_catalog.pg_tablespace'
@@ -41,7 +46,9 @@ SELECT concat_ws(' ', rolcanlogin, rolreplication, rolconnlimit, rolvaliduntil, 
     has_table_privilege(oid, 'pg_catalog.pg_tablespace', 'SELECT'),
     has_database_privilege(oid, current_database(), 'CONNECT'),
     (SELECT string_agg(has_function_privilege(role.oid, f, 'EXECUTE')::text, ' ')
-     FROM unnest($2::text[]) AS f))
+     FROM unnest($2::text[]) AS f),
+    (SELECT bool_and(has_function_privilege(role.oid, p.oid, 'EXECUTE')) FROM pg_proc AS p
+     WHERE pronamespace = 'pg_catalog'::regnamespace AND proname = 'pg_logical_emit_message'))
 FROM pg_authid AS role WHERE rolname = $1";
 
 /// How a role stands, to be compared. It holds what the server keeps of the password.
