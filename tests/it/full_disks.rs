@@ -10,6 +10,7 @@ fn a_full_state_disk_replaces_nobody_and_keeps_no_election_waiting() {
         return; // nobody else may mount
     }
     let mut lab = Lab::builder().disks(true).limit(secs(240)).start();
+    lab.expect_error("cannot save the state");
     let writers = lab.writers(2);
     writers.wait_until_steady();
     let is_known = |lab: &Lab, node: &str| lab.has_finding(node, "state_not_saved");

@@ -116,6 +116,23 @@ fn kept(columns: &[Column], rows: &[Vec<Cell>], width: Option<u16>) -> Vec<usize
     kept
 }
 
+/// A sentence in lines that fit, all but the first indented; a word that is too long stays whole.
+pub(crate) fn sentence(text: &str, look: Look) -> String {
+    let Some(width) = look.width.map(usize::from) else { return text.to_owned() };
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            Some(_) => lines.push(format!("  {word}")),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
+}
+
 /// How long ago `since` (RFC 3339) was, in its largest unit: `42s`, `5m`, `3h`, `2d`.
 pub(crate) fn age(since: &str, now: Timestamp) -> String {
     let Ok(since) = since.parse::<Timestamp>() else { return since.to_owned() };
@@ -180,6 +197,14 @@ mod tests {
         let coloured = sample(Look { colour: true, width: None });
         assert!(coloured.contains('\u{1b}') && coloured.contains("good"));
         assert!(!sample(Look::default()).contains('\u{1b}'));
+    }
+
+    #[test]
+    fn sentences_fit() {
+        let narrow = Look { width: Some(14), colour: false };
+        assert_eq!(sentence("alert: one of two is away", narrow), "alert: one of\n  two is away");
+        assert_eq!(sentence("averyveryverylongword", narrow), "averyveryverylongword");
+        assert_eq!(sentence("as it is", Look::default()), "as it is");
     }
 
     #[test]

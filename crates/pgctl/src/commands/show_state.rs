@@ -11,7 +11,7 @@ use vigil_proto::pb;
 use crate::failure::Failure;
 use crate::monitor::{Monitor, Session};
 use crate::output::Look;
-use crate::render::{Cell, Column, Mood, age, bytes, table};
+use crate::render::{Cell, Column, Mood, age, bytes, sentence, table};
 
 /// Show the nodes: where they are, what they do and what they are wanted to do
 #[derive(Debug, clap::Args)]
@@ -83,10 +83,12 @@ impl State {
             text.push('\n');
         }
         for waiting in &self.waiting_on {
-            _ = write!(text, "\nwaiting: {}", waiting_line(waiting, now));
+            let line = format!("waiting: {}", waiting_line(waiting, now));
+            _ = write!(text, "\n{}", sentence(&line, look));
         }
         for alert in &self.alerts {
-            _ = write!(text, "\nalert: {} [{}]", alert.text, alert.code);
+            let line = format!("alert: {} [{}]", alert.text, alert.code);
+            _ = write!(text, "\n{}", sentence(&line, look));
         }
         text
     }
