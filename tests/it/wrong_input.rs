@@ -10,7 +10,7 @@ use std::time::Instant;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Lab, Output, Process, fingerprint, run, secs};
+use crate::harness::{Lab, Output, Process, fingerprint, own, run, secs};
 
 /// All that a command could change: settings, states, and the files that are not WAL or data.
 fn all_that_counts(lab: &Lab) -> (Value, Vec<Value>, BTreeMap<String, u64>) {
@@ -229,11 +229,7 @@ fn small_terminals_and_closed_pipes(lab: &Lab) {
     ] {
         let mut command: Command = lab.pgctl_command(&words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        // Nobody reads, before anything is written.
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
-        let stderr = String::from_utf8_lossy(&output.stderr);
+        let stderr = own(&mut command).says_unheard(secs(20));
         assert!(!stderr.contains("panicked") && !stderr.contains("bug"), "{words:?}: {stderr}");
         assert!(stderr.lines().count() <= 2, "{words:?}: {stderr}");
     }

@@ -97,6 +97,13 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
     if !members.is_empty() && !all_out {
         return changed(rule, members, 1);
     }
+    // A primary that is silent itself tells nothing of them, and can put no rule in force: whether it
+    // is lost comes first, and a rule that needs nobody but it would stand in the way.
+    let recently_ms = group.settings.heartbeat_interval_ms * 3 / 2;
+    let heard_ms = facts.node(rule.primary).and_then(|n| n.heard_ms);
+    if heard_ms.is_some_and(|at| now.mono_ms.saturating_sub(at) > recently_ms) {
+        return None;
+    }
     let patient = rule.acks > 0
         && facts.rule_age_ms(now) <= group.settings.silence_ms()
         && others().any(|m| !leaving(m.id) && facts.is_reachable(m.id, &group.settings, now));

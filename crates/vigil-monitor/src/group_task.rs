@@ -303,7 +303,7 @@ impl<D: Decisions> GroupTask<D> {
             _ => None,
         };
         let fresh_ids: Vec<NodeId> = inputs.iter().filter_map(fresh).collect();
-        self.decide(inputs).await;
+        self.drive(inputs).await;
         for id in &fresh_ids {
             if !self.record.members.contains_key(id) {
                 self.around.ids.give_back(*id);
@@ -314,7 +314,7 @@ impl<D: Decisions> GroupTask<D> {
         }
     }
 
-    async fn decide(&mut self, inputs: Inputs) {
+    async fn drive(&mut self, inputs: Inputs) {
         let output = self.driver.handle_all(inputs, clock::now());
         if output.record.is_some() || !output.events.is_empty() {
             let started = clock::now();

@@ -186,6 +186,8 @@ pub struct World {
     healed: bool,
     /// Clients have stopped writing.
     quiet: bool,
+    /// A second, and so many events in it.
+    this_second: (u64, u64),
     /// Something changed that the standing invariants look at.
     stirred: bool,
     pub(crate) ghost: Ghost,
@@ -234,6 +236,7 @@ impl World {
             whole_since_ms: 0,
             healed: false,
             quiet: false,
+            this_second: (0, 0),
             stirred: false,
             coverage: Coverage::default(),
             trace: Vec::new(),

@@ -251,6 +251,18 @@ impl Owned {
     }
 }
 
+impl Owned {
+    /// What it says on stderr when nobody reads its stdout. Both have to be pipes.
+    pub(crate) fn says_unheard(mut self, within: Duration) -> String {
+        drop(self.child.stdout.take());
+        let mut stderr = self.child.stderr.take().expect("a pipe");
+        assert!(self.wait(within).is_some(), "it does not end");
+        let mut text = String::new();
+        stderr.read_to_string(&mut text).unwrap();
+        text
+    }
+}
+
 impl Drop for Owned {
     fn drop(&mut self) {
         if let Ok(None) = self.child.try_wait() {

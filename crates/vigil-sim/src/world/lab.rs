@@ -187,7 +187,7 @@ impl Lab {
 
     /// SIGSTOP for all of Postgres.
     pub fn freeze(&mut self, host: usize) {
-        self.world.inject(Kind::HangPostgres, 0, host, 0, AGES_MS);
+        self.world.freeze(host, false, false, AGES_MS);
     }
 
     pub fn thaw(&mut self, host: usize) {

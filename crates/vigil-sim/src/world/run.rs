@@ -7,6 +7,8 @@ use vigil_core::group::Plan;
 use super::{Event, World};
 use crate::postgres::words;
 
+/// So many events in one second are a storm that feeds itself: some hundred are usual.
+const STORM: u64 = 20_000;
 /// A group forms within so long, in milliseconds.
 const FORMS_MS: u64 = 90_000;
 /// Once nothing is broken any more, a group is well again within so long, in milliseconds. A
@@ -148,6 +150,7 @@ impl World {
                 break;
             }
             let Some(Reverse(entry)) = self.queue.pop() else { break };
+            self.look_for_a_storm(entry.at_ms);
             self.now_ms = entry.at_ms;
             self.happen(entry.event);
             self.coverage.events += 1;
@@ -163,6 +166,17 @@ impl World {
         }
         if self.violation.is_none() {
             self.now_ms = end_ms;
+        }
+    }
+
+    fn look_for_a_storm(&mut self, at_ms: u64) {
+        let second = at_ms / 1000;
+        let (of, events) = self.this_second;
+        self.this_second = (second, if of == second { events + 1 } else { 0 });
+        let rules = self.stores.iter().map(|s| s.record.rules.len()).max().unwrap_or_default();
+        if events > STORM || rules > 4 * MOST_RULES {
+            let what = format!("{events} events in second {second}, {rules} rules in flight");
+            self.fail("storm", what);
         }
     }
 
