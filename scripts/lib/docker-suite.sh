@@ -286,7 +286,7 @@ suite_production() {
     for service in "${SERVICES[@]}"; do
         [[ $(node_sql "$service" postgres 'show log_statement') == ddl ]] || fail "log_statement of $service"
         ! docker exec "$service" grep -v '^#' /var/lib/postgresql/pgdata/pg_hba.conf | grep '0\.0\.0\.0/0' >/dev/null || fail "everybody may connect to $service"
-        docker exec "$service" grep -q '^host all all 172.28.0.0/24 scram-sha-256' /var/lib/postgresql/pgdata/pg_hba.conf || fail "pg_hba.conf of $service"
+        docker exec "$service" grep -q '^host all all 172.28.0.0/24 md5' /var/lib/postgresql/pgdata/pg_hba.conf || fail "pg_hba.conf of $service"
         ! docker exec -e PGPASSWORD=postgres_password "$service" psql -h "$service" -U postgres -d postgres -c '' >/dev/null 2>&1 || fail "$service takes the password of .env.test"
     done
     [[ $(docker exec -e PGPASSWORD=root postgres-replica1 psql -h postgres-primary -U root -d healthcare_db -XAtc 'select current_user') == root ]] || fail "APP_USER"

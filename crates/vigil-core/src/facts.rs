@@ -250,6 +250,7 @@ impl Facts {
         for node in self.nodes.values_mut() {
             let said = |at: u64| later(at, gap, now);
             node.heard_ms = node.heard_ms.map(said);
+            node.greeted_ms = node.greeted_ms.map(said);
             node.streamed_ms = node.streamed_ms.map(said);
             node.closed_ms = node.closed_ms.map(ended);
         }

@@ -50,7 +50,8 @@ fn replaced(
         return Some(format!("its word came at {at_ms} ms"));
     }
     let p = &world.hosts[primary];
-    if p.keeper_stands_still() || p.driver.is_none() || p.pg.frozen || p.lag_ms > 0 {
+    let stands = p.keeper_stands_still() || p.pg.frozen || p.pg.sessions_frozen;
+    if stands || p.driver.is_none() || p.lag_ms > 0 {
         return None;
     }
     let feeds = |host: usize| {
@@ -77,7 +78,8 @@ fn fenced(world: &World, host: usize) -> Option<String> {
     let driver = h.driver.as_ref()?;
     let (rule, writer) = (driver.record().own_rule.as_ref()?, h.pg.writer()?);
     let silence_ms = driver.record().settings.silence_ms();
-    if h.pg.frozen || world.whole_since_ms + 2 * silence_ms >= world.now_ms || world.net.lossy {
+    let stands = h.pg.frozen || h.pg.sessions_frozen;
+    if stands || world.whole_since_ms + 2 * silence_ms >= world.now_ms || world.net.lossy {
         return None;
     }
     let told = writer.told.iter().filter(|t| world.now_ms.saturating_sub(t.2) < silence_ms / 2);
@@ -95,7 +97,7 @@ fn ordered(world: &World, host: usize) -> Option<String> {
     let silence = matches!(episode.cause, Cause::Unreachable | Cause::ConnectionsClosed);
     let electing = matches!(store.plan, Plan::Electing { epoch, .. } if epoch == order.epoch);
     let newest = store.rule().filter(|rule| h.disk.node_id == Some(rule.primary))?;
-    let writer = h.pg.writer().filter(|_| !h.pg.frozen)?;
+    let writer = h.pg.writer().filter(|_| !h.pg.frozen && !h.pg.sessions_frozen)?;
     let leads = writer.rule.epoch == newest.epoch && h.pg.is_primary();
     let calm = world.whole_since_ms + 2000 < world.now_ms;
     let stops = matches!(order.goal, Goal::Pledge { .. });

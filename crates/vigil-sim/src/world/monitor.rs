@@ -252,7 +252,7 @@ impl World {
         }
         inputs.extend(tick.then_some((GroupInput::Tick, now_ms)));
         if !inputs.is_empty() {
-            self.decide(monitor, group, inputs);
+            self.drive(monitor, group, inputs);
         }
         while let Some((command, came_ms)) = commands.pop_front() {
             let Some(cell) = self.monitors[monitor].cells.get_mut(group) else { return };
@@ -263,11 +263,11 @@ impl World {
                 cell.inbox = left.chain(later).collect();
                 return;
             }
-            self.decide(monitor, group, vec![(*command, came_ms)]);
+            self.drive(monitor, group, vec![(*command, came_ms)]);
         }
     }
 
-    fn decide(&mut self, monitor: usize, group: usize, inputs: Vec<(GroupInput, u64)>) {
+    fn drive(&mut self, monitor: usize, group: usize, inputs: Vec<(GroupInput, u64)>) {
         let now = self.now();
         let told = inputs.iter().filter_map(|(input, came_ms)| match input {
             GroupInput::Report { stream, node, .. } => Some((*stream, *node, *came_ms)),
