@@ -206,11 +206,10 @@ impl Facts {
             return;
         }
         let silence_ms = self.silence_ms(primary, &group.settings);
-        let streaming: Vec<NodeId> = report
-            .senders
-            .iter()
-            .filter(|s| s.streaming && s.reply_age_ms <= silence_ms)
-            .filter_map(|s| group.member_named(&s.name))
+        let streaming: Vec<NodeId> = group
+            .members
+            .values()
+            .filter(|m| report.streams_to(&m.name, silence_ms))
             .map(|m| m.id)
             .collect();
         for id in streaming {

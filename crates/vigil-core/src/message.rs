@@ -220,6 +220,11 @@ pub struct Report {
 }
 
 impl Report {
+    /// Whether it streams to the standby of this name, which has answered within so long, ms.
+    pub fn streams_to(&self, name: &str, silence_ms: u64) -> bool {
+        self.senders.iter().any(|s| s.name == name && s.streaming && s.reply_age_ms <= silence_ms)
+    }
+
     /// Whether the node could save a promise, as far as it knows.
     pub fn can_promise(&self) -> bool {
         self.problem.as_ref().is_none_or(|p| p.code != Problem::STATE_NOT_SAVED)

@@ -6,7 +6,7 @@ use crate::election::counts;
 use crate::facts::Facts;
 use crate::group::{Group, Member};
 use crate::ids::{NodeId, Now};
-use crate::message::Report;
+use crate::message::{Report, Server};
 use crate::rule::SyncRule;
 use crate::state::NodeState;
 
@@ -92,17 +92,17 @@ pub fn wanted(group: &Group, facts: &Facts, rule: &SyncRule, now: Now) -> Option
     // Degrading is for when nobody is left to acknowledge: quicker than leaving the rule, because
     // clients are blocked meanwhile.
     let silence_ms = facts.silence_ms(rule.primary, &group.settings);
-    let out = |id: &NodeId| leaving(*id) || away_ms(*id) > silence_ms;
+    // The last that the primary has said of them holds until it is judged itself: while it is silent
+    // nobody has left it, and a rule that needs nobody but it would stand in an election's way.
+    let said = facts.report(rule.primary).filter(|r| r.server == Server::Primary);
+    let streams = |id: NodeId| {
+        let member = group.members.get(&id);
+        member.is_some_and(|m| said.is_some_and(|r| r.streams_to(&m.name, silence_ms)))
+    };
+    let out = |id: &NodeId| leaving(*id) || away_ms(*id) > silence_ms && !streams(*id);
     let all_out = members.iter().all(out);
     if !members.is_empty() && !all_out {
         return changed(rule, members, 1);
-    }
-    // A primary that is silent itself tells nothing of them, and can put no rule in force: whether it
-    // is lost comes first, and a rule that needs nobody but it would stand in the way.
-    let recently_ms = group.settings.heartbeat_interval_ms * 3 / 2;
-    let heard_ms = facts.node(rule.primary).and_then(|n| n.heard_ms);
-    if heard_ms.is_some_and(|at| now.mono_ms.saturating_sub(at) > recently_ms) {
-        return None;
     }
     let patient = rule.acks > 0
         && facts.rule_age_ms(now) <= group.settings.silence_ms()

@@ -59,10 +59,13 @@ fn replaced(
         let recent = world.now_ms - pg.grew_ms <= world.pace_ms(primary) + LATE_MS;
         pg.receives_from(primary) && recent && !pg.frozen && h.lag_ms == 0
     };
+    // Whoever says nothing for a deadline after it came is as silent as the primary: a member that
+    // stays mute must not hold a failover up for ever.
     let unasked = |host: &usize| {
         let h = &world.hosts[*host];
         let id = h.disk.node_id.filter(|id| after.members.contains_key(id));
-        h.group == group && id.is_some_and(|id| world.monitors[monitor].is_unasked(group, id))
+        let m = &world.monitors[monitor];
+        h.group == group && id.is_some_and(|id| m.is_unasked(group, id, world.now_ms, silence_ms))
     };
     let settled = world.whole_since_ms + 2 * silence_ms < world.now_ms && !world.net.lossy;
     let mut hosts = (0..world.hosts.len()).filter(|_| settled);

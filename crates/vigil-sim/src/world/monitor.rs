@@ -84,10 +84,15 @@ impl Monitor {
     }
 
     /// Whether a node has introduced itself to this process and has told nothing yet.
-    pub(crate) fn is_unasked(&self, group: usize, id: NodeId) -> bool {
+    pub(crate) fn is_unasked(&self, group: usize, id: NodeId, now_ms: u64, within_ms: u64) -> bool {
         let cell = self.cells.get(group);
         let facts = cell.and_then(|cell| cell.driver.facts().node(id));
-        facts.is_some_and(|node| node.stream.is_some() && node.report.is_none())
+        facts.is_some_and(|node| {
+            let came_ms = node.greeted_ms.unwrap_or(0);
+            node.stream.is_some()
+                && node.report.is_none()
+                && now_ms.saturating_sub(came_ms) <= within_ms
+        })
     }
 
     /// When mail of a host last came, read or not.
